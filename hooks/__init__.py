@@ -1,0 +1,1 @@
+"""Capture: taps on routers and residual streams of transformers models."""

@@ -1,0 +1,259 @@
+"""The command `interp`: progress and sentences on stderr, results on stdout."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from interp import __version__
+from interp.cache.errors import InputError, InterpError
+
+app = App(
+    name="interp",
+    help="Ask what mixture-of-experts routers do.",
+    version=f"moe-interp {__version__}",
+    result_action="return_value",
+)
+importing = App(name="import", help="Make a store of traces recorded elsewhere.")
+app.command(importing)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+Prompts = Annotated[
+    list[str],
+    Parameter(
+        consume_multiple=True,
+        help="Built-in suite (matched), an installed suite (human-eval, gsm8k, google-queries, "
+        "health-search, knghtbrd), or a JSONL, CSV, Parquet or ShareGPT JSON file.",
+    ),
+]
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), json: Json = False) -> None:
+    """Capture the toy model on the matched suite, analyse it and draw the report.
+
+    Args:
+        out: Folder for demo.moe, results.json and report.html.
+    """
+    from interp.demo import run_demo
+
+    say(run_demo(out), json)
+
+
+@app.command
+def capture(
+    model: str,
+    *,
+    prompts: Prompts,
+    out: Path,
+    sites: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    layers: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
+    positions: str = "last_content",
+    batch_tokens: int = 4096,
+    dtype: str = "auto",
+    condition: str | None = None,
+    limit: int | None = None,
+    json: Json = False,
+) -> None:
+    """Run prompts through a model and store its routing and residual streams.
+
+    Args:
+        model: toy, a hub name such as openai/gpt-oss-20b, or a directory.
+        prompts: Suites and files.
+        out: The store to make, such as run.moe.
+        sites: Of resid_pre, resid_mid, resid_post, expert_indices, expert_weights, router_logits.
+        layers: Numbers of the layers to record; all if not given.
+        positions: Tokens whose residuals are kept: all, last_content or every:n.
+        batch_tokens: Tokens per forward pass, padding included.
+        dtype: auto for the checkpoint's own, or a name such as float32.
+        condition: benchmark or organic, for prompts that name none.
+        limit: At most so many prompts of each suite or file.
+    """
+    check_out(out, ".moe")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, expected 1 or more items; leave it out to take all")
+    from interp.prompts import load_prompts
+
+    chosen = [
+        prompt
+        for spec in prompts
+        for prompt in load_prompts(spec, condition=condition, limit=limit)
+    ]
+    from interp.hooks.capture import DEFAULT_SITES, CaptureSettings
+    from interp.hooks.capture import capture as run_capture
+
+    settings = CaptureSettings(
+        sites=tuple(sites or DEFAULT_SITES),
+        layers=tuple(layers) if layers else None,
+        positions=positions,
+        batch_tokens=batch_tokens,
+    )
+    was_captured = run_capture(load(model, dtype=dtype), chosen, out, settings=settings)
+    say({"store": str(out), "prompts": len(chosen), "captured": was_captured}, json)
+
+
+@importing.command
+def fingerprinting(files: list[Path], *, out: Path, json: Json = False) -> None:
+    """Import routing recorded by GPT-OSS-MoE-ExpertFingerprinting.
+
+    Args:
+        files: Its records, *.json or *.json.gz.
+        out: The store to make, such as run.moe.
+    """
+    check_out(out, ".moe")
+    from interp.cache.fingerprinting import import_fingerprinting
+
+    store = import_fingerprinting(files, out)
+    say({"store": str(out), "prompts": len(store.prompts), "tokens": store.n_tokens}, json)
+
+
+@app.command
+def info(store: Path, *, json: Json = False) -> None:
+    """Say what a store holds.
+
+    Args:
+        store: The store, such as run.moe.
+    """
+    from dataclasses import asdict
+
+    from interp.cache.reader import open_store
+
+    opened = open_store(store)
+    counts = opened.prompts.groupby(["condition", "source"]).size()
+    facts = {
+        "store": str(store),
+        "model": opened.provenance.get("model", "unknown"),
+        "prompts": len(opened.prompts),
+        "tokens": opened.n_tokens,
+        "prompts_by_condition_and_source": {" / ".join(key): int(n) for key, n in counts.items()},
+    }
+    say(facts | asdict(opened.layout), json)
+
+
+@app.command
+def analyze(
+    store: Path, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
+) -> None:
+    """Compare expert usage and probe the condition; write the tables as JSON.
+
+    Args:
+        store: The store, such as run.moe.
+        out: The file to write, such as results.json.
+        permutations: Relabellings behind each null.
+        seed: Seed of permutations, folds and bootstraps.
+    """
+    check_out(out, ".json")
+    if permutations < 1:
+        raise InputError(f"permutations is {permutations}, expected 1 or more")
+    from interp import study
+    from interp.cache.reader import open_store
+    from interp.results import write_results
+
+    results = study.analyze(open_store(store), seed=seed, n_permutations=permutations)
+    write_results(results, out)
+    say({"results": str(out), "absent": results.absent}, json)
+
+
+@app.command
+def report(
+    store: Path, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
+) -> None:
+    """Draw the interactive report as one offline HTML file.
+
+    Args:
+        store: The store, such as run.moe.
+        out: The file to write, such as report.html.
+        results: Tables that `interp analyze` wrote; computed anew if not given.
+        seed: Seed of the analysis, where it is computed anew.
+    """
+    check_out(out, ".html")
+    from interp import study
+    from interp.cache.reader import open_store
+    from interp.report import write_report
+    from interp.results import read_results
+
+    opened = open_store(store)
+    tables = read_results(results) if results else study.analyze(opened, seed=seed)
+    write_report(tables, opened, out)
+    say({"report": str(out)}, json)
+
+
+@app.command
+def doctor(model: str, *, dtype: str = "auto", json: Json = False) -> None:
+    """Run the capture's self-check on a model and say what was seen; exit code 1 if it fails.
+
+    Args:
+        model: toy, a hub name or a directory.
+        dtype: auto for the checkpoint's own, or a name such as float32.
+    """
+    from interp.hooks.doctor import examine
+
+    say(examine(load(model, dtype=dtype)), json)
+
+
+def load(model: str, *, dtype: str) -> Any:
+    """The model by its name, directory, or as an organism of ours."""
+    from interp import organisms
+    from interp.hooks.load import load_model
+
+    quiet_transformers()
+    is_ours = model in organisms.ORGANISMS
+    return load_model(str(organisms.path(model)) if is_ours else model, dtype=dtype)
+
+
+def quiet_transformers() -> None:
+    """Keep the library's own notices out of the command's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def check_out(out: Path, suffix: str) -> None:
+    """Refuse an output path before any work is done.
+
+    Raises:
+        InputError: If its suffix is another, or its folder is not there.
+    """
+    if out.suffix != suffix:
+        raise InputError(f"--out is {out}, expected a name that ends in {suffix}")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"the folder {out.absolute().parent} of --out is not there; make it first")
+
+
+def say(facts: dict[str, Any], as_json: bool) -> None:
+    """Print what a command found: one JSON object, or a line for each fact."""
+    if as_json:
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=list) + "\n")
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines = "".join(f"\n  {key}: {each}" for key, each in value.items())
+            sys.stdout.write(f"{name}:{lines or ' none'}\n")
+        else:
+            sys.stdout.write(f"{name}: {value}\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; what goes wrong on purpose is one sentence and an exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        fail(f"{error}; see interp --help", InputError.exit_code)
+    except InterpError as error:
+        fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "accelerate", "jinja2"):
+            raise
+        sentence = f"{error.name} is not installed, but this command needs it; install it with: "
+        fail(f"{sentence}pip install 'moe-interp[capture]'", InputError.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; what was not finished was not written", 130)
+
+
+def fail(sentence: str, exit_code: int) -> None:
+    """Say on stderr what went wrong, and leave with `exit_code`."""
+    sys.stderr.write(f"interp: {sentence}\n")
+    sys.exit(exit_code)

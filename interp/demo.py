@@ -1,0 +1,35 @@
+"""The demo: the toy model on the matched suite, from prompts to report, in about a minute."""
+
+from pathlib import Path
+
+from interp import organisms, study
+from interp.cache.reader import open_store
+from interp.hooks.capture import capture
+from interp.hooks.load import load_model
+from interp.prompts import load_prompts
+from interp.report import write_report
+from interp.results import write_results
+
+
+def run_demo(out: Path) -> dict[str, str]:
+    """Capture, analyse and report into `out`; a store that is there already is used again.
+
+    Returns:
+        Paths of `store`, `results` and `report`.
+
+    Raises:
+        InputError: If another store is at `out/demo.moe`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    store_path, results_path, report_path = (
+        out / "demo.moe",
+        out / "results.json",
+        out / "report.html",
+    )
+    loaded = load_model(str(organisms.path("toy")))
+    capture(loaded, load_prompts("matched"), store_path)
+    store = open_store(store_path)
+    results = study.analyze(store)
+    write_results(results, results_path)
+    write_report(results, store, report_path)
+    return {"store": str(store_path), "results": str(results_path), "report": str(report_path)}

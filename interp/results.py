@@ -1,0 +1,54 @@
+"""The tables of one study, as `interp analyze` writes them and the report reads them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.cache.errors import InputError
+
+TABLES = ("usage", "divergence", "probes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What one study found. Every table names its columns as DESIGN.md does."""
+
+    usage: pd.DataFrame
+    """Rows: condition, layer, expert. Columns usage, usage_prompt_mean (shares of routed slots)."""
+    divergence: pd.DataFrame
+    """Rows: layer. Jensen-Shannon divergence of benchmark and organic usage, in bits."""
+    probes: pd.DataFrame
+    """Rows: site, layer, target, split, baseline. AUROC, 0.5 is chance."""
+    run: dict[str, Any]
+    """Model, counts of prompts and tokens, settings, versions."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Panels that could not be computed, by name, each with the reason as a sentence."""
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Write results as one JSON object; missing numbers become null."""
+    tables = {name: json.loads(getattr(results, name).to_json(orient="records")) for name in TABLES}
+    document = tables | {"run": results.run, "absent": results.absent}
+    staged = path.with_name(f".{path.name}.tmp")
+    staged.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    staged.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Read what `write_results` wrote.
+
+    Raises:
+        InputError: If the file is not there, or lacks a table.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        tables = {name: pd.DataFrame(document[name]) for name in TABLES}
+        return Results(**tables, run=document["run"], absent=document["absent"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read as results ({type(error).__name__}: {error}); "
+            "make it with: interp analyze STORE --out results.json"
+        ) from error

@@ -1,0 +1,270 @@
+"""One study: a store goes in, the tables of usage, divergence and probes come out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+from tqdm import tqdm
+
+from interp.analyses.divergence import usage_divergence
+from interp.analyses.features import (
+    bag_of_tokens,
+    length_features,
+    mean_by_prompt,
+    routing_features,
+)
+from interp.analyses.probes import grouped_folds, probe, shuffled_probe
+from interp.analyses.usage import expert_usage
+from interp.cache.errors import InputError
+from interp.cache.reader import Store
+from interp.cache.records import SEGMENTS
+from interp.cache.versions import installed_versions
+from interp.results import Results
+
+COMPARED = ("benchmark", "organic")
+LEFT_OUT = ("template", "system")
+"""Segments that take no part: they are the same in every prompt."""
+DIVERGENCE_COLUMNS = (
+    "layer",
+    "raw_bits",
+    "raw_null_bits",
+    "raw_null_high_bits",
+    "p_value",
+    "token_matched_bits",
+    "token_matched_null_bits",
+    "overlap",
+    "share_explained_by_vocabulary",
+)
+PROBE_COLUMNS = ("site", "layer", "target", "split", "auroc", "auroc_low", "auroc_high", "baseline")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The tokens and prompts of a store that a comparison uses, and how they hang together."""
+
+    store: Store
+    token: Int[np.ndarray, "tokens"]
+    """Tokens of the store that take part, rising."""
+    prompt: Int[np.ndarray, "prompts"]
+    """Rows of `store.prompts` that take part, rising."""
+    prompt_index: Int[np.ndarray, "tokens"]
+    """For each token, which entry of `prompt` it belongs to."""
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The prompts that take part."""
+        return self.store.prompts.iloc[self.prompt]
+
+    @cached_property
+    def condition(self) -> Shaped[np.ndarray, "prompts"]:
+        """Condition of each prompt."""
+        return self.table["condition"].to_numpy(dtype=str)
+
+    @cached_property
+    def benchmark(self) -> Bool[np.ndarray, "prompts"]:
+        """True for benchmark, False for organic."""
+        return np.asarray(self.condition == "benchmark")
+
+    @cached_property
+    def item(self) -> Shaped[np.ndarray, "prompts"]:
+        """The unit of tests and splits: the item that a prompt is a variant of."""
+        return self.table["item_id"].to_numpy(dtype=str)
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there are prompts of both conditions."""
+        return bool(self.benchmark.any() and (~self.benchmark).any())
+
+
+def compared(store: Store, conditions: tuple[str, ...]) -> Compared:
+    """The tokens of these conditions that say something: no template, no system message.
+
+    Prompt tokens where the store has any; generated tokens only where it has nothing else, as in
+    traces recorded elsewhere.
+
+    Raises:
+        InputError: If no token is left.
+    """
+    left_out = [SEGMENTS.index(name) for name in LEFT_OUT]
+    of_condition = store.prompts["condition"].isin(conditions).to_numpy()
+    used = ~np.isin(store.segment, left_out) & of_condition[store.prompt_index]
+    if not is_generated_only(store):
+        used &= ~store.generated
+    if not used.any():
+        raise InputError(
+            f"{store.path.name} holds no token of the conditions {', '.join(conditions)} outside "
+            "template and system message; capture prompts with a condition"
+        )
+    token = np.flatnonzero(used)
+    prompt, prompt_index = np.unique(store.prompt_index[token], return_inverse=True)
+    return Compared(store, token, prompt, prompt_index)
+
+
+def is_generated_only(store: Store) -> bool:
+    """Whether every token of the store was written by the model."""
+    return bool(store.generated.all())
+
+
+def analyze(
+    store: Store, *, seed: int = 0, n_permutations: int = 200, progress: bool = True
+) -> Results:
+    """Usage by condition, divergence with its null, and probes beside their baselines.
+
+    Args:
+        store: From `open_store`.
+        seed: Seed of permutations, folds and bootstraps.
+        n_permutations: Relabellings behind each null.
+        progress: Show a bar on stderr.
+
+    Returns:
+        Tables as described in `interp.results`; what could not be computed is named in `absent`.
+
+    Raises:
+        InputError: If the store has nothing to compare.
+    """
+    everything = compared(store, ("benchmark", "organic", "mixed"))
+    layers = store.layout.layer_indices
+    n_probes = 2 * (2 * len(layers) + 2)
+    n_steps = n_permutations + n_probes
+    with tqdm(total=n_steps, desc="analyze", disable=not progress) as bar:
+        usage = expert_usage(
+            store.router().expert_indices[everything.token],
+            condition=everything.condition,
+            prompt_index=everything.prompt_index,
+            n_experts=store.layout.n_experts,
+            layer_indices=layers,
+        )
+        pair = compared(store, COMPARED)
+        rng = np.random.default_rng(seed)
+        absent: dict[str, str] = {}
+        divergence, probes = pd.DataFrame(columns=DIVERGENCE_COLUMNS), empty_probes()
+        if not pair.has_both:
+            only = ", ".join(sorted(set(pair.condition)))
+            sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
+            absent |= {"divergence": sentence, "probes": sentence}
+        else:
+            divergence = divergence_table(pair, rng, n_permutations, bar.update)
+            probes, unprobed = probe_tables(pair, rng, bar.update)
+            absent |= unprobed
+        bar.update(n_steps - bar.n)
+    run = run_facts(store, everything, seed=seed, n_permutations=n_permutations)
+    return Results(
+        usage=usage.to_frame(), divergence=divergence, probes=probes, run=run, absent=absent
+    )
+
+
+def divergence_table(
+    pair: Compared, rng: np.random.Generator, n_permutations: int, advance: Callable[[int], Any]
+) -> pd.DataFrame:
+    """Divergence of benchmark and organic usage by layer, raw and token-matched."""
+    return usage_divergence(
+        pair.store.router().expert_indices[pair.token],
+        benchmark=pair.benchmark,
+        token_id=pair.store.token_id[pair.token],
+        prompt_index=pair.prompt_index,
+        item=pair.item,
+        n_experts=pair.store.layout.n_experts,
+        layer_indices=pair.store.layout.layer_indices,
+        rng=rng,
+        n_permutations=n_permutations,
+        progress=advance,
+    ).to_frame()
+
+
+def probe_tables(
+    pair: Compared, rng: np.random.Generator, advance: Callable[[int], Any]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Probes of the condition at every site and layer, each with shuffled labels beside it.
+
+    All real probes share one set of folds, so that layers and baselines can be compared.
+
+    Returns:
+        The table, and the panels that stay empty with their reason.
+    """
+    absent = {}
+    if "resid_post" not in pair.store.layout.resid_sites:
+        absent["probes_resid_post"] = (
+            "The store holds no residual streams (resid_post), so no probe can be trained on them."
+        )
+    try:
+        fold = grouped_folds(pair.benchmark, pair.item, rng=rng)
+    except ValueError as error:
+        return empty_probes(), absent | {"probes": f"No probe can be cross-validated: {error}."}
+    tables = []
+    for site, layer, features in probe_features(pair):
+        is_baseline = np.isnan(layer)
+        labels: dict[str, Any] = {"target": pair.benchmark, "groups": pair.item, "rng": rng}
+        row: dict[str, Any] = {"site": site, "layer": layer}
+        real = probe(features, fold=fold, **labels)
+        shuffled = shuffled_probe(features, **labels)
+        tables.append(real.to_frame(**row, baseline=site if is_baseline else ""))
+        tables.append(shuffled.to_frame(**row, baseline="shuffled"))
+        advance(2)
+    return pd.concat(tables, ignore_index=True), absent
+
+
+def probe_features(pair: Compared) -> Iterator[tuple[str, float, Any]]:
+    """Site, layer (NaN for a baseline) and `[prompts d]` features of every probe."""
+    store, n_prompts = pair.store, len(pair.prompt)
+    of_prompt: dict[str, Any] = {"prompt_index": pair.prompt_index, "n_prompts": n_prompts}
+    yield "length", np.nan, length_features(**of_prompt)
+    yield "bag_of_tokens", np.nan, bag_of_tokens(store.token_id[pair.token], **of_prompt)
+    usage = routing_features(
+        store.router().expert_indices[pair.token], n_experts=store.layout.n_experts, **of_prompt
+    )
+    for column, layer in enumerate(store.layout.layer_indices):
+        yield "routing", layer, usage[:, column]
+    if "resid_post" in store.layout.resid_sites:
+        for layer in store.layout.layer_indices:
+            yield "resid_post", layer, resid_features(pair, layer)
+
+
+def resid_features(pair: Compared, layer: int) -> Float[np.ndarray, "prompts d_model"]:
+    """Mean of `resid_post` over the captured positions of each prompt that take part."""
+    residuals = pair.store.resid("resid_post", layer)
+    place = np.searchsorted(pair.token, residuals.token_index)
+    place[place == len(pair.token)] = 0
+    used = pair.token[place] == residuals.token_index
+    return mean_by_prompt(
+        residuals.values[used],
+        prompt_of_row=pair.prompt_index[place[used]],
+        n_prompts=len(pair.prompt),
+    )
+
+
+def empty_probes() -> pd.DataFrame:
+    """A probe table without rows."""
+    return pd.DataFrame(columns=PROBE_COLUMNS)
+
+
+def run_facts(
+    store: Store, everything: Compared, *, seed: int, n_permutations: int
+) -> dict[str, Any]:
+    """What a reader needs to judge the tables: model, counts, settings, versions, caveats."""
+    provenance, layout, table = store.provenance, store.layout, everything.table
+    tokens = pd.Series(everything.condition[everything.prompt_index])
+    return {
+        "model": provenance.get("model", "unknown"),
+        "revision": provenance.get("revision") or "",
+        "n_layers": layout.n_layers,
+        "n_experts": layout.n_experts,
+        "top_k": layout.top_k,
+        "d_model": layout.d_model,
+        "prompts": table["condition"].value_counts().to_dict(),
+        "tokens": tokens.value_counts().to_dict(),
+        "sources": table["source"].value_counts().to_dict(),
+        "generated_only": is_generated_only(store),
+        "caveats": list(provenance.get("caveats", [])),
+        "settings": {
+            "n_permutations": n_permutations,
+            "segments_left_out": ", ".join(LEFT_OUT),
+            "capture": provenance.get("settings", {}),
+        },
+        "versions": provenance.get("versions", {})
+        | {"analysis": installed_versions(["moe-interp"])["moe-interp"]},
+        "seed": seed,
+    }

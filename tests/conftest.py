@@ -1,0 +1,57 @@
+"""Shared by all tests: shape checks at run time, tiny models, and no silent skip in CI."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(("interp.cache", "interp.analyses", "interp.hooks"), "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+MAY_SKIP = ("beside the repository", "accelerator")
+"""In CI, a test may skip only for a reason that names one of these."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    config.stash[SKIPPED] = []
+
+
+SKIPPED = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        item.config.stash[SKIPPED].append(f"{item.nodeid}: {report.longrepr}")
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Without a browser or a package, CI would otherwise be green and prove nothing."""
+    silent = [
+        each for each in session.config.stash[SKIPPED] if not any(reason in each for reason in MAY_SKIP)
+    ]
+    if os.environ.get("CI") and silent:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.config.get_terminal_writer().line("\nskipped in CI:\n" + "\n".join(silent))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random gpt-oss on disk: 2 layers, top-2 of 8 experts, float32, with a Harmony tokenizer."""
+    from tests.tiny_model import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "tiny-gpt-oss")
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> Any:
+    """The tiny model and its tokenizer, loaded afresh: a test may do to it what it likes."""
+    from interp.hooks.load import load_model
+
+    return load_model(str(tiny_folder), device_map="cpu")
