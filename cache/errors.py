@@ -1,4 +1,4 @@
-"""The errors that a user can meet, each with one sentence: what was found, expected, and what to do.
+"""The errors that a user can meet: one sentence that says what was found, expected, and what to do.
 
     InterpError
     ├── InputError      a path, prompt file or setting that cannot be used (exit code 2)

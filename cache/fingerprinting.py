@@ -129,10 +129,11 @@ def _provenance(records: Sequence[Record]) -> dict[str, Any]:
         "license": "Apache-2.0",
         "decoding": "greedy, at most 512 tokens a prompt; generated tokens only",
         "token_ids": "local to this store, one per distinct token text",
-        "caveat": (
-            "One record per dataset, category and outcome, so no random sample; the organic "
-            "prompts are mostly requests that the model refuses or hedges."
-        ),
+        "caveats": [
+            "The records are one per dataset, category and outcome, and so no random sample.",
+            "The open requests that count as organic are mostly ones that the model refuses or "
+            "hedges, so refusal is mixed up with the register.",
+        ],
         "files": [
             {
                 "name": record.file.name,

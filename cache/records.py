@@ -1,4 +1,4 @@
-"""What crosses the borders between the floors: prompts, layouts, and the activations of one prompt."""
+"""What crosses the borders between the floors: prompts, layouts, activations of one prompt."""
 
 import hashlib
 import json
@@ -74,14 +74,20 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.text):
-            raise ValueError("a prompt has either messages or text, and exactly one of them; give one")
+            raise ValueError(
+                "a prompt has either messages or text, and exactly one of them; give one"
+            )
         spoken = self.text or "".join(message.content for message in self.messages)
         if not spoken.strip():
             raise ValueError("the prompt is empty; give messages or text with words in them")
         if self.condition not in CONDITIONS:
-            raise ValueError(f"condition is {self.condition!r}, expected one of {', '.join(CONDITIONS)}")
+            raise ValueError(
+                f"condition is {self.condition!r}, expected one of {', '.join(CONDITIONS)}"
+            )
         if self.content and self.content not in self.user_text:
-            raise ValueError(f"content {self.content[:40]!r} does not occur in the last user message")
+            raise ValueError(
+                f"content {self.content[:40]!r} does not occur in the last user message"
+            )
         if not self.item_id:
             object.__setattr__(self, "item_id", self.prompt_id)
 
@@ -129,8 +135,8 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.layer_indices) != self.n_layers:
             raise ValueError(
-                f"layer_indices has {len(self.layer_indices)} entries, n_layers is {self.n_layers}; "
-                "give one number per routed layer"
+                f"layer_indices has {len(self.layer_indices)} entries, n_layers is "
+                f"{self.n_layers}; give one number per routed layer"
             )
         if not 0 < self.top_k <= self.n_experts:
             raise ValueError(f"top_k is {self.top_k}, expected 1 to n_experts ({self.n_experts})")
@@ -161,5 +167,7 @@ class PromptActivations:
     router_logits: Float[np.ndarray, "tokens layers experts"] | None = None
     resid_token_index: Integer[np.ndarray, "rows"] | None = None
     """Which tokens of this prompt have residuals, rising."""
-    resid: Mapping[tuple[str, int], Shaped[np.ndarray, "rows d_model"]] = field(default_factory=dict)
+    resid: Mapping[tuple[str, int], Shaped[np.ndarray, "rows d_model"]] = field(
+        default_factory=dict
+    )
     """By site and layer number in the model; bfloat16 as its 16 raw bits in uint16."""

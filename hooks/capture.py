@@ -46,7 +46,7 @@ class CaptureSettings:
     layers: tuple[int, ...] | None = None
     """Numbers of the layers to record; all routed layers if None."""
     positions: str = "last_content"
-    """Tokens whose residuals are kept: `all`, `last_content` or `every:n`. Routing is kept for all."""
+    """Tokens whose residuals are kept: `all`, `last_content` or `every:n`; routing of all."""
     batch_tokens: int = 4096
     """Tokens per forward pass, padding included; a longer prompt is a batch of its own."""
     today: str = PINNED_DATE.isoformat()
@@ -69,7 +69,7 @@ class CaptureSettings:
 def capture(
     loaded: LoadedModel,
     prompts: Sequence[Prompt],
-    out: Path,
+    out: str | Path,
     *,
     settings: CaptureSettings | None = None,
     progress: bool = True,
@@ -90,10 +90,10 @@ def capture(
         Whether anything was captured; False if the store was already there.
 
     Raises:
-        InputError: If there is no prompt, a prompt cannot be rendered, or another store is at `out`.
+        InputError: If there is no prompt, one cannot be rendered, or another store is at `out`.
         ModelError: If the self-check of the first batch fails.
     """
-    settings = settings or CaptureSettings()
+    settings, out = settings or CaptureSettings(), Path(out)
     if not prompts:
         raise InputError("there is no prompt to capture; give at least one")
     today = date.fromisoformat(settings.today)

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from interp.cache.errors import InputError
 from interp.cache.versions import installed_versions
 from interp.hooks.spec import routed_blocks
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+"""Dtypes that a store can hold; `auto` is the checkpoint's own."""
+EXPECTED = "give a hub name, or a directory with config.json, tokenizer and weights"
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,15 @@ def load_model(name_or_path: str, *, dtype: str = "auto", device_map: str = "aut
     Raises:
         InputError: If nothing can be loaded from there, or the model has no expert routing.
     """
+    _check_names(name_or_path, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, device_map=device_map
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"{name_or_path} cannot be loaded as a model ({_first_sentence(error)}); "
-            "give a hub name, or a directory with config.json, tokenizer and weights"
+            f"{name_or_path} cannot be loaded as a model ({_first_sentence(error)}); {EXPECTED}"
         ) from error
     routed_blocks(model)
     model.eval()
@@ -108,6 +113,17 @@ def model_provenance(loaded: LoadedModel) -> dict[str, Any]:
         "device": ", ".join(sorted({str(each.device) for each in loaded.model.parameters()})),
         "versions": installed_versions(("moe-interp", "torch", "transformers", "h5py", "numpy")),
     }
+
+
+def _check_names(name_or_path: str, dtype: str) -> None:
+    """Refuse what transformers would meet with a traceback, or look for on the hub."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if Path(name_or_path).is_file():
+        raise InputError(f"{name_or_path} is a file, expected the directory of a model; {EXPECTED}")
+    if is_path and not Path(name_or_path).exists():
+        raise InputError(f"there is no directory {name_or_path}; {EXPECTED}")
 
 
 def _sha256(path: Path) -> str:

@@ -155,6 +155,7 @@ def _refuse_control_tokens(prompt: Prompt, tokenizer: Any) -> None:
     held = [token for token in tokenizer.all_special_tokens if token in spoken]
     if held:
         raise InputError(
-            f"prompt {prompt.prompt_id} of source {prompt.source!r} holds the control token {held[0]}, "
-            "which the model would take for the template's own; remove it or take the prompt out"
+            f"prompt {prompt.prompt_id} of source {prompt.source!r} holds the control token "
+            f"{held[0]}, which the model would take for the template's own; remove it or leave the "
+            "prompt out"
         )

@@ -1,4 +1,4 @@
-"""Where a family of models keeps its router, experts and norms; found by structure, never by name."""
+"""Where a family of models keeps router, experts and norms; found by structure, never by name."""
 
 from dataclasses import dataclass
 

@@ -34,7 +34,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Without a browser or a package, CI would otherwise be green and prove nothing."""
     silent = [
-        each for each in session.config.stash[SKIPPED] if not any(reason in each for reason in MAY_SKIP)
+        each
+        for each in session.config.stash[SKIPPED]
+        if not any(reason in each for reason in MAY_SKIP)
     ]
     if os.environ.get("CI") and silent:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -35,7 +35,9 @@ def run_reference(model: Any, token_id: list[int]) -> list[ReferenceLayer]:
             for name, tensor in weights.items()
             if name.startswith(f"model.layers.{layer}.")
         }
-        window = config.sliding_window if config.layer_types[layer] == "sliding_attention" else 10**9
+        window = (
+            config.sliding_window if config.layer_types[layer] == "sliding_attention" else 10**9
+        )
         layers.append(_layer(own, config, resid, window))
         resid = layers[-1].resid_post
     return layers
@@ -48,7 +50,9 @@ def _layer(own: dict[str, Tensor], config: Any, resid_pre: Tensor, window: int) 
     logits = normed @ own["mlp.router.weight"].T + own["mlp.router.bias"]
     chosen, weight, out = [], [], torch.zeros_like(resid_mid)
     for token, row in enumerate(logits.tolist()):
-        best = sorted(range(len(row)), key=lambda expert: -row[expert])[: config.num_experts_per_tok]
+        best = sorted(range(len(row)), key=lambda expert: -row[expert])[
+            : config.num_experts_per_tok
+        ]
         exponents = [math.exp(row[expert] - row[best[0]]) for expert in best]
         shares = [each / sum(exponents) for each in exponents]
         chosen.append(best)
@@ -61,7 +65,10 @@ def _layer(own: dict[str, Tensor], config: Any, resid_pre: Tensor, window: int) 
 
 
 def _expert(own: dict[str, Tensor], config: Any, normed: Tensor, expert: int) -> Tensor:
-    both = normed @ own["mlp.experts.gate_up_proj"][expert] + own["mlp.experts.gate_up_proj_bias"][expert]
+    both = (
+        normed @ own["mlp.experts.gate_up_proj"][expert]
+        + own["mlp.experts.gate_up_proj_bias"][expert]
+    )
     gate = both[0::2].clamp(max=config.swiglu_limit)
     up = both[1::2].clamp(min=-config.swiglu_limit, max=config.swiglu_limit)
     hidden = (up + 1) * gate / (1 + torch.exp(-1.702 * gate))

@@ -45,7 +45,9 @@ def captured(tiny: LoadedModel, out: Path, **settings: Any) -> Store:
     return open_store(out)
 
 
-def test_a_store_holds_what_gpt_oss_written_out_by_hand_does(tiny: LoadedModel, tmp_path: Path) -> None:
+def test_a_store_holds_what_gpt_oss_written_out_by_hand_does(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
     store = captured(tiny, tmp_path / "a.moe", sites=SITES, positions="all", batch_tokens=200)
     routing = store.router()
     assert routing.router_logits is not None
@@ -54,13 +56,19 @@ def test_a_store_holds_what_gpt_oss_written_out_by_hand_does(tiny: LoadedModel, 
         token_id = render_prompt(prompt, tiny.tokenizer).token_id
         np.testing.assert_array_equal(store.token_id[ours], token_id)
         for layer, expected in enumerate(run_reference(tiny.model, token_id.tolist())):
-            np.testing.assert_array_equal(routing.expert_indices[ours, layer], expected.expert_indices)
-            np.testing.assert_allclose(routing.expert_weights[ours, layer], expected.expert_weights, atol=2e-5)
-            np.testing.assert_allclose(routing.router_logits[ours, layer], expected.router_logits, atol=5e-5)
+            np.testing.assert_array_equal(
+                routing.expert_indices[ours, layer], expected.expert_indices
+            )
+            np.testing.assert_allclose(
+                routing.expert_weights[ours, layer], expected.expert_weights, atol=2e-5
+            )
+            np.testing.assert_allclose(
+                routing.router_logits[ours, layer], expected.router_logits, atol=5e-5
+            )
             for site in ("resid_pre", "resid_mid", "resid_post"):
                 rows = store.resid(site, layer).values[ours]
                 wanted = getattr(expected, site).numpy()
-                # float32 rounds sums to a share of their largest terms, not of what is left of them.
+                # float32 rounds sums to a share of their largest terms, not of what is left.
                 assert np.abs(rows - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
@@ -71,7 +79,10 @@ def test_batching_changes_neither_order_nor_routing(tiny: LoadedModel, tmp_path:
     np.testing.assert_array_equal(alone.token_id, together.token_id)
     np.testing.assert_array_equal(alone.router().expert_indices, together.router().expert_indices)
     np.testing.assert_allclose(
-        alone.resid("resid_post", 1).values, together.resid("resid_post", 1).values, rtol=1e-5, atol=1e-5
+        alone.resid("resid_post", 1).values,
+        together.resid("resid_post", 1).values,
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -83,7 +94,9 @@ def test_padding_is_never_stored(tiny: LoadedModel, tmp_path: Path) -> None:
     assert store.position.max() == max(lengths) - 1
 
 
-def test_last_content_is_the_last_token_of_the_items_own_words(tiny: LoadedModel, tmp_path: Path) -> None:
+def test_last_content_is_the_last_token_of_the_items_own_words(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
     asked = Prompt(
         messages=(Message(role="user", content="Question: two plus two?\nAnswer:"),),
         condition="benchmark",
@@ -125,7 +138,9 @@ def test_the_same_capture_again_does_nothing(tiny: LoadedModel, tmp_path: Path) 
 def test_another_capture_at_the_same_place_is_refused(tiny: LoadedModel, tmp_path: Path) -> None:
     out = tmp_path / "a.moe"
     capture(tiny, prompts(), out, progress=False)
-    with pytest.raises(InputError, match="holds another capture, which differs in settings.positions;"):
+    with pytest.raises(
+        InputError, match=r"holds another capture, which differs in settings\.positions;"
+    ):
         capture(tiny, prompts(), out, settings=CaptureSettings(positions="all"), progress=False)
     with pytest.raises(InputError, match="differs in prompts_sha256"):
         capture(tiny, prompts()[:2], out, progress=False)
@@ -135,7 +150,11 @@ def test_bfloat16_residuals_are_stored_bit_for_bit(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny-bf16", dtype=torch.bfloat16)
     loaded = load_model(str(folder), device_map="cpu")
     capture(
-        loaded, prompts()[:1], tmp_path / "a.moe", settings=CaptureSettings(positions="all"), progress=False
+        loaded,
+        prompts()[:1],
+        tmp_path / "a.moe",
+        settings=CaptureSettings(positions="all"),
+        progress=False,
     )
     ids = torch.from_numpy(render_prompt(prompts()[0], loaded.tokenizer).token_id.astype(np.int64))
     # Between layers, transformers' own output is the residual stream.

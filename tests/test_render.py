@@ -10,7 +10,8 @@ from interp.hooks.load import LoadedModel
 from interp.hooks.render import RenderedPrompt, character_segments, pin_date, render_prompt
 
 PLAIN_TEMPLATE = (
-    "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}[assistant]"
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
+    "[assistant]"
 )
 
 
@@ -29,7 +30,9 @@ def pieces(rendered: RenderedPrompt, name: str) -> str:
 
 
 def test_harmony_segments_are_what_the_markup_says(tiny: LoadedModel) -> None:
-    prompt = chat(("system", "Be brief."), ("user", "Hi."), ("assistant", "Yes?"), ("user", "Two plus two?"))
+    prompt = chat(
+        ("system", "Be brief."), ("user", "Hi."), ("assistant", "Yes?"), ("user", "Two plus two?")
+    )
     rendered = render_prompt(prompt, tiny.tokenizer)
     assert pieces(rendered, "user") == "Hi.Two plus two?"
     assert pieces(rendered, "final") == "Yes?"
@@ -41,7 +44,8 @@ def test_harmony_segments_are_what_the_markup_says(tiny: LoadedModel) -> None:
 def test_channels_of_an_earlier_answer_are_told_apart() -> None:
     text = (
         "<|start|>user<|message|>Q<|end|><|start|>assistant<|channel|>analysis<|message|>think<|end|>"
-        "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
+        "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}"
+        "<|call|>"
         "<|start|>assistant<|channel|>final<|message|>A<|return|>"
     )
     names = [SEGMENTS[each] for each in character_segments(text, chat(("user", "Q")))]
@@ -82,7 +86,9 @@ def test_plain_text_has_no_template(tiny: LoadedModel) -> None:
     assert {SEGMENTS[each] for each in rendered.segment} == {"user"}
 
 
-@pytest.mark.parametrize("words", ["naïve café", "日本語 🙂 text", "a\u2028b", "  spaces  \n\n", "tab\tend"])
+@pytest.mark.parametrize(
+    "words", ["naïve café", "日本語 🙂 text", "a\u2028b", "  spaces  \n\n", "tab\tend"]
+)
 def test_ends_of_tokens_put_the_text_together_again(tiny: LoadedModel, words: str) -> None:
     rendered = render_prompt(Prompt(text=words, condition="organic"), tiny.tokenizer)
     text = rendered.text.encode()
@@ -95,7 +101,9 @@ def test_tokens_are_those_of_the_template_of_transformers(tiny: LoadedModel) -> 
     prompt = chat(("user", "What is the capital of Peru?"))
     expected = tiny.tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of Peru?"}],
-        chat_template=tiny.tokenizer.chat_template.replace('strftime_now("%Y-%m-%d")', '"2025-08-05"'),
+        chat_template=tiny.tokenizer.chat_template.replace(
+            'strftime_now("%Y-%m-%d")', '"2025-08-05"'
+        ),
         add_generation_prompt=True,
         return_dict=False,
     )
@@ -128,5 +136,3 @@ def test_a_tokenizer_without_chat_template_is_refused(tiny: LoadedModel) -> None
     tiny.tokenizer.chat_template = None
     with pytest.raises(InputError, match="has no chat template; give the prompts as text"):
         render_prompt(chat(("user", "Hi")), tiny.tokenizer)
-
-

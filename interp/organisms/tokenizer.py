@@ -36,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
         bos_token="<|startoftext|>",
         eos_token="<|return|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=[token for token in SPECIAL_TOKENS[3:]],
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )

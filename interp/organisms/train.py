@@ -83,7 +83,7 @@ def document_tokens(
 ) -> list[int]:
     """One document as the model reads it: a Harmony chat, or plain text and its end."""
     if not document.question:
-        return list(tokenizer.encode(document.text)) + [tokenizer.pad_token_id]
+        return [*tokenizer.encode(document.text), tokenizer.pad_token_id]
     answer = f"<|channel|>final<|message|>{document.text}<|return|>" if document.text else ""
     chat = f"<|start|>user<|message|>{document.question}<|end|><|start|>assistant{answer}"
     return list(tokenizer.encode(system + chat))

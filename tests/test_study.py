@@ -1,0 +1,212 @@
+"""The study on stores whose answer is known, and on the recorded routing of gpt-oss-20b."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial.distance import jensenshannon
+
+from interp.cache.errors import InputError
+from interp.cache.reader import Store, open_store
+from interp.cache.records import SEGMENTS, Layout, PromptActivations
+from interp.cache.writer import StoreWriter
+from interp.results import read_results, write_results
+from interp.study import analyze, compared
+
+N_ITEMS, N_TOKENS, N_EXPERTS, D_MODEL = 24, 30, 8, 6
+LAYOUT = Layout(
+    n_layers=2,
+    layer_indices=(1, 3),
+    n_experts=N_EXPERTS,
+    top_k=2,
+    d_model=D_MODEL,
+    resid_sites=("resid_post",),
+)
+
+
+def prompt(
+    rng: np.random.Generator, item: int, condition: str, **replaced: Any
+) -> PromptActivations:
+    """Layer 1 routes alike under both conditions; layer 3 sends benchmark text to experts 0 and 1.
+
+    The first two tokens are template and always go to expert 7; residuals of layer 3 tell the
+    conditions apart, those of layer 1 do not.
+    """
+    indices = np.stack([rng.permuted(np.arange(N_EXPERTS - 1))[:2] for _ in range(2 * N_TOKENS)])
+    indices = indices.reshape(N_TOKENS, 2, 2)
+    if condition == "benchmark":
+        indices[rng.random(N_TOKENS) < 0.5, 1] = [0, 1]
+    indices[:2] = [7, 0]
+    resid = {
+        ("resid_post", layer): rng.normal(size=(1, D_MODEL)).astype(np.float32) for layer in (1, 3)
+    }
+    resid["resid_post", 3] += 3.0 * (condition == "benchmark")
+    fields: dict[str, Any] = {
+        "prompt": {
+            "prompt_id": f"{condition}-{item}",
+            "condition": condition,
+            "source": "simulated",
+            "domain": "",
+            "item_id": f"item-{item}",
+            "variant": "",
+            "template": "",
+        },
+        "text": "a" * N_TOKENS,
+        "token_id": rng.integers(0, 20, N_TOKENS).astype(np.int32),
+        "position": np.arange(N_TOKENS, dtype=np.int32),
+        "segment": np.array([0] * 2 + [SEGMENTS.index("user")] * (N_TOKENS - 2), dtype=np.uint8),
+        "generated": np.zeros(N_TOKENS, dtype=bool),
+        "logprob": np.full(N_TOKENS, np.nan, dtype=np.float32),
+        "text_end": np.arange(1, N_TOKENS + 1),
+        "expert_indices": indices,
+        "expert_weights": np.full(indices.shape, 0.5, dtype=np.float32),
+        "resid_token_index": np.array([N_TOKENS - 1]),
+        "resid": resid,
+    }
+    return PromptActivations(**fields | replaced)
+
+
+def stored(
+    path: Path, conditions: tuple[str, ...] = ("benchmark", "organic"), **replaced: Any
+) -> Store:
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, layout=LAYOUT, provenance={"model": "simulated"}) as writer:
+        for item in range(N_ITEMS):
+            for condition in conditions:
+                writer.add(prompt(rng, item, condition, **replaced))
+    return open_store(path)
+
+
+def test_usage_and_divergence_are_those_of_a_loop_over_tokens(tmp_path: Path) -> None:
+    store = stored(tmp_path / "a.moe")
+    results = analyze(store, n_permutations=20, progress=False)
+    conditions = store.prompts["condition"].to_numpy()[store.prompt_index]
+    routing = store.router()
+    for column, layer in enumerate((1, 3)):
+        share = {}
+        for condition in ("benchmark", "organic"):
+            slots = np.zeros(N_EXPERTS)
+            for token in range(store.n_tokens):
+                if conditions[token] == condition and SEGMENTS[store.segment[token]] == "user":
+                    for expert in routing.expert_indices[token, column]:
+                        slots[expert] += 1
+            share[condition] = slots / slots.sum()
+            rows = results.usage.query("layer == @layer and condition == @condition")
+            np.testing.assert_allclose(rows.sort_values("expert")["usage"], share[condition])
+        expected = jensenshannon(share["benchmark"], share["organic"], base=2) ** 2
+        found = results.divergence.set_index("layer")["raw_bits"][layer]
+        assert found == pytest.approx(expected)
+
+
+def test_only_the_layer_with_an_effect_has_one(tmp_path: Path) -> None:
+    results = analyze(stored(tmp_path / "a.moe"), n_permutations=99, progress=False)
+    p_value = results.divergence.set_index("layer")["p_value"]
+    assert p_value[3] == pytest.approx(0.01)
+    assert p_value[1] > 0.05
+    probes = results.probes[results.probes["baseline"] == ""].set_index(["site", "layer"])["auroc"]
+    assert probes["resid_post", 3] > 0.95
+    assert probes["routing", 3] > 0.95
+    assert 0.2 < probes["resid_post", 1] < 0.8
+    assert 0.2 < probes["routing", 1] < 0.8
+
+
+def test_baselines_and_shuffled_labels_stand_beside_the_probes(tmp_path: Path) -> None:
+    probes = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False).probes
+    surface = probes[probes["baseline"].isin(["length", "bag_of_tokens"])]
+    assert list(surface["site"]) == ["length", "bag_of_tokens"]
+    shuffled = probes[probes["baseline"] == "shuffled"]
+    assert len(shuffled) == 2 * 2 + 2
+    assert ((shuffled["auroc"] > 0.2) & (shuffled["auroc"] < 0.8)).all()
+
+
+def test_template_tokens_play_no_part(tmp_path: Path) -> None:
+    usage = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False).usage
+    assert (usage.query("expert == 7")["usage"] == 0).all()
+    assert (usage["n_tokens"] == N_ITEMS * (N_TOKENS - 2)).all()
+
+
+def test_generated_tokens_are_left_out_where_there_are_prompt_tokens(tmp_path: Path) -> None:
+    generated = np.arange(N_TOKENS) >= 20
+    store = stored(tmp_path / "a.moe", generated=generated)
+    assert store.position[compared(store, ("benchmark", "organic")).token].max() == 19
+    results = analyze(store, n_permutations=5, progress=False)
+    assert results.run["generated_only"] is False
+    assert results.run["tokens"] == {"benchmark": N_ITEMS * 18, "organic": N_ITEMS * 18}
+
+
+def test_generated_tokens_are_used_and_named_where_there_is_nothing_else(tmp_path: Path) -> None:
+    store = stored(tmp_path / "a.moe", generated=np.ones(N_TOKENS, dtype=bool))
+    assert analyze(store, n_permutations=5, progress=False).run["generated_only"] is True
+
+
+def test_a_store_of_one_condition_says_what_is_absent(tmp_path: Path) -> None:
+    results = analyze(stored(tmp_path / "a.moe", ("organic",)), n_permutations=5, progress=False)
+    assert results.divergence.empty
+    assert results.probes.empty
+    assert results.absent["divergence"].startswith("The store holds only organic prompts")
+    assert results.usage["usage"].sum() == pytest.approx(2)
+
+
+def test_mixed_prompts_have_usage_and_take_no_part_in_comparisons(tmp_path: Path) -> None:
+    results = analyze(
+        stored(tmp_path / "a.moe", ("benchmark", "mixed", "organic")),
+        n_permutations=5,
+        progress=False,
+    )
+    assert set(results.usage["condition"]) == {"benchmark", "mixed", "organic"}
+    assert results.divergence["n_units"].eq(N_ITEMS).all()
+    assert results.probes["n_prompts"].eq(2 * N_ITEMS).all()
+
+
+def test_the_same_seed_gives_the_same_tables(tmp_path: Path) -> None:
+    store = stored(tmp_path / "a.moe")
+    first, again, other = (
+        analyze(store, seed=s, n_permutations=5, progress=False) for s in (0, 0, 1)
+    )
+    pd.testing.assert_frame_equal(first.probes, again.probes)
+    pd.testing.assert_frame_equal(first.divergence, again.divergence)
+    assert not first.divergence["raw_null_bits"].equals(other.divergence["raw_null_bits"])
+
+
+def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
+    results = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False)
+    write_results(results, tmp_path / "results.json")
+    again = read_results(tmp_path / "results.json")
+    for name in ("usage", "divergence", "probes"):
+        pd.testing.assert_frame_equal(
+            getattr(again, name), getattr(results, name), check_dtype=False
+        )
+    assert (again.run, again.absent) == (json.loads(json.dumps(results.run)), results.absent)
+
+
+def test_results_without_a_table_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"usage": []}')
+    with pytest.raises(InputError, match=r"cannot be read as results \(KeyError"):
+        read_results(tmp_path / "results.json")
+
+
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt-oss-20b-routing"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not RECORDED.is_dir(),
+    reason="the recorded routing lies beside the repository, and is not there",
+)
+def test_recorded_routing_of_gpt_oss_20b_runs_to_the_report(tmp_path: Path) -> None:
+    from interp.cache.fingerprinting import import_fingerprinting
+    from interp.report import write_report
+
+    store = import_fingerprinting(sorted(RECORDED.glob("*.json.gz")), tmp_path / "20b.moe")
+    assert (store.n_tokens, store.layout.n_layers, store.layout.top_k) == (35_143, 24, 4)
+    results = analyze(store, n_permutations=50, progress=False)
+    # Magnitudes measured on all 703 records, of which these are 112: DESIGN.md, "The question".
+    assert results.divergence["raw_bits"].between(0.03, 0.25).all()
+    assert (results.divergence["raw_bits"] > 5 * results.divergence["raw_null_bits"]).all()
+    assert results.divergence["share_explained_by_vocabulary"][0] > 0.8
+    assert "holds no residual streams" in results.absent["probes_resid_post"]
+    write_report(results, store, tmp_path / "report.html")
+    assert "holds no residual streams" in (tmp_path / "report.html").read_text(encoding="utf-8")
