@@ -1,52 +1,64 @@
-"""Which segment each token of a Harmony conversation belongs to, from the texts of its tokens.
+"""Which segment each part of a Harmony conversation belongs to.
 
 A message is `<|start|>ROLE<|channel|>CHANNEL<|message|>CONTENT<|end|>`; only CONTENT belongs to the
 role or channel, all else is template.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import UInt8
 
 from interp.cache.records import SEGMENTS
 
-_START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
-_ENDS = ("<|end|>", "<|return|>", "<|call|>")
+_WORDS = r"(?:(?!<\|).)*"
+_MESSAGE = re.compile(
+    rf"(?:<\|start\|>(?P<role>{_WORDS}))?(?:<\|channel\|>(?P<channel>{_WORDS}))?"
+    rf"(?:<\|constrain\|>{_WORDS})?<\|message\|>(?P<content>.*?)"
+    r"(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
 _ROLES = ("system", "developer", "user")
 _CHANNELS = ("analysis", "commentary", "final")
 
 
-def harmony_segments(token_texts: Sequence[str]) -> UInt8[np.ndarray, "tokens"]:
-    """Positions in `SEGMENTS`, one per token.
+def is_harmony(text: str) -> bool:
+    """Whether a rendered text has Harmony's markup."""
+    return "<|start|>" in text and "<|message|>" in text
 
-    Content of a role or channel that has no segment of its own, and text outside of any message,
-    is `other`.
+
+def harmony_spans(text: str) -> Iterator[tuple[str, int, int]]:
+    """Segment, first character and end of the content of each message, in order.
+
+    An assistant's message without a channel is `final`; content of a role or channel that has no
+    segment of its own is `other`.
+    """
+    for match in _MESSAGE.finditer(text):
+        name = _segment_of(match["role"], match["channel"])
+        yield name, *match.span("content")
+
+
+def harmony_segments(token_texts: Sequence[str]) -> UInt8[np.ndarray, "tokens"]:
+    """Positions in `SEGMENTS`, one per token, by the token's first character.
 
     Example:
         >>> harmony_segments(["<|start|>", "user", "<|message|>", "Hi", "<|end|>"])
         array([0, 0, 0, 3, 0], dtype=uint8)
     """
-    segments, header, within = [], "", "other"
-    for text in token_texts:
-        is_mark = text in (_START, _CHANNEL, _MESSAGE, *_ENDS)
-        segments.append(SEGMENTS.index("template" if is_mark else within))
-        if text == _START:
-            header, within = "", "template"
-        elif text == _CHANNEL:
-            header, within = header.partition(_CHANNEL)[0] + _CHANNEL, "template"
-        elif text == _MESSAGE:
-            within = _segment_of(header)
-        elif text in _ENDS:
-            within = "other"
-        elif within == "template":
-            header += text
-    return np.array(segments, dtype=np.uint8)
+    text = "".join(token_texts)
+    of_character = np.full(len(text) + 1, SEGMENTS.index("template"), dtype=np.uint8)
+    for name, start, end in harmony_spans(text):
+        of_character[start:end] = SEGMENTS.index(name)
+    starts = [0, *accumulate(len(each) for each in token_texts)][: len(token_texts)]
+    return np.asarray(of_character[starts])
 
 
-def _segment_of(header: str) -> str:
+def _segment_of(role: str | None, channel: str | None) -> str:
     """Segment of the content after a header such as `assistant<|channel|>commentary to=tool`."""
-    role, _, channel = header.partition(_CHANNEL)
-    first_word = (channel or role).split()[:1]
+    first_word = (channel or role or "").split()[:1]
+    if channel is None and first_word == ["assistant"]:
+        return "final"
     known = _CHANNELS if channel else _ROLES
     return first_word[0] if first_word and first_word[0] in known else "other"

@@ -84,9 +84,10 @@ class Prompt:
             raise ValueError(
                 f"condition is {self.condition!r}, expected one of {', '.join(CONDITIONS)}"
             )
-        if self.content and self.content not in self.user_text:
+        if self.content and self.user_text.count(self.content) != 1:
             raise ValueError(
-                f"content {self.content[:40]!r} does not occur in the last user message"
+                f"content {self.content[:40]!r} occurs {self.user_text.count(self.content)} times "
+                "in the last user message, expected once"
             )
         if not self.item_id:
             object.__setattr__(self, "item_id", self.prompt_id)

@@ -29,7 +29,7 @@ from interp.hooks.render import PINNED_DATE, RenderedPrompt, render_prompt
 from interp.hooks.tap import PassRecords, RoutingTap, chosen_blocks, chosen_sites
 
 DEFAULT_SITES = ("resid_post", "expert_indices", "expert_weights")
-WINDOW = 256
+WINDOW = 64
 """Prompts that are sorted by length and batched together; the store keeps their given order."""
 
 

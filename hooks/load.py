@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from interp.cache.errors import InputError
 from interp.cache.versions import installed_versions
@@ -17,6 +17,7 @@ from interp.hooks.spec import routed_blocks
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Dtypes that a store can hold; `auto` is the checkpoint's own."""
 EXPECTED = "give a hub name, or a directory with config.json, tokenizer and weights"
+TOO_LARGE = "its weights, 2 bytes each once dequantised, need a machine with more memory"
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,32 @@ def load_model(name_or_path: str, *, dtype: str = "auto", device_map: str = "aut
         device_map: As in transformers; `auto` fills the accelerators first.
 
     Raises:
-        InputError: If nothing can be loaded from there, or the model has no expert routing.
+        InputError: If nothing can be loaded from there, weights are missing, or the model has no
+            expert routing.
     """
     _check_names(name_or_path, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, device_map=device_map
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype, device_map=device_map, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError, SafetensorError) as error:
+        advice = TOO_LARGE if "offload" in str(error) else EXPECTED
         raise InputError(
-            f"{name_or_path} cannot be loaded as a model ({_first_sentence(error)}); {EXPECTED}"
+            f"{name_or_path} cannot be loaded as a model ({_first_sentence(error)}); {advice}"
         ) from error
     routed_blocks(model)
+    _refuse_missing(name_or_path, sorted(report["missing_keys"]))
     model.eval()
-    # The checkpoint's own folder, also where it lies in the cache of the hub.
-    folder = Path(cached_file(name_or_path, "config.json")).parent
+    # In the checkpoint's own folder, also where that lies in the cache of the hub.
+    config_file = Path(cached_file(name_or_path, "config.json"))
     return LoadedModel(
         model,
         tokenizer,
         model_id=Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path,
-        revision=getattr(model.config, "_commit_hash", None) or "",
-        weights_sha256=weights_digest(folder),
-        quantization=quantization(folder, model),
+        revision=extract_commit_hash(str(config_file), None) or "",
+        weights_sha256=weights_digest(config_file.parent),
+        quantization=quantization(config_file.parent, model),
     )
 
 
@@ -126,6 +130,15 @@ def _check_names(name_or_path: str, dtype: str) -> None:
         raise InputError(f"there is no directory {name_or_path}; {EXPECTED}")
 
 
+def _refuse_missing(name_or_path: str, names: list[str]) -> None:
+    """Stop where transformers would fill in random weights and only log it."""
+    if names:
+        raise InputError(
+            f"{name_or_path} lacks {len(names)} of the model's weights, such as {names[0]}, which "
+            "would be random; give a checkpoint that holds them all under their published names"
+        )
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -136,4 +149,4 @@ def _text_sha256(text: str) -> str:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")

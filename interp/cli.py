@@ -2,10 +2,11 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from interp import __version__
 from interp.cache.errors import InputError, InterpError
@@ -15,15 +16,20 @@ app = App(
     help="Ask what mixture-of-experts routers do.",
     version=f"moe-interp {__version__}",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
+CAPTURE_PACKAGES = ("accelerate", "jinja2", "safetensors", "tokenizers", "torch", "transformers")
+"""What the extra `capture` installs and a command may find missing."""
 importing = App(name="import", help="Make a store of traces recorded elsewhere.")
 app.command(importing)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+Several = Parameter(consume_multiple=True, negative="")
 Prompts = Annotated[
     list[str],
     Parameter(
         consume_multiple=True,
+        negative="",
         help="Built-in suite (matched), an installed suite (human-eval, gsm8k, google-queries, "
         "health-search, knghtbrd), or a JSONL, CSV, Parquet or ShareGPT JSON file.",
     ),
@@ -39,17 +45,19 @@ def demo(*, out: Path = Path("demo"), json: Json = False) -> None:
     """
     from interp.demo import run_demo
 
+    quiet_transformers()
     say(run_demo(out), json)
 
 
 @app.command
 def capture(
     model: str,
+    /,
     *,
     prompts: Prompts,
     out: Path,
-    sites: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    layers: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None,
+    sites: Annotated[list[str] | None, Several] = None,
+    layers: Annotated[list[int] | None, Several] = None,
     positions: str = "last_content",
     batch_tokens: int = 4096,
     dtype: str = "auto",
@@ -69,11 +77,10 @@ def capture(
         batch_tokens: Tokens per forward pass, padding included.
         dtype: auto for the checkpoint's own, or a name such as float32.
         condition: benchmark or organic, for prompts that name none.
-        limit: At most so many prompts of each suite or file.
+        limit: At most so many items of each suite or file, each with all of its variants.
     """
     check_out(out, ".moe")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, expected 1 or more items; leave it out to take all")
+    check_number("limit", limit, least=1)
     from interp.prompts import load_prompts
 
     chosen = [
@@ -81,6 +88,8 @@ def capture(
         for spec in prompts
         for prompt in load_prompts(spec, condition=condition, limit=limit)
     ]
+    if not chosen:
+        raise InputError("--prompts names no suite and no file; give one or more, such as matched")
     from interp.hooks.capture import DEFAULT_SITES, CaptureSettings
     from interp.hooks.capture import capture as run_capture
 
@@ -95,7 +104,7 @@ def capture(
 
 
 @importing.command
-def fingerprinting(files: list[Path], *, out: Path, json: Json = False) -> None:
+def fingerprinting(files: list[Path], /, *, out: Path, json: Json = False) -> None:
     """Import routing recorded by GPT-OSS-MoE-ExpertFingerprinting.
 
     Args:
@@ -110,7 +119,7 @@ def fingerprinting(files: list[Path], *, out: Path, json: Json = False) -> None:
 
 
 @app.command
-def info(store: Path, *, json: Json = False) -> None:
+def info(store: Path, /, *, json: Json = False) -> None:
     """Say what a store holds.
 
     Args:
@@ -121,20 +130,23 @@ def info(store: Path, *, json: Json = False) -> None:
     from interp.cache.reader import open_store
 
     opened = open_store(store)
-    counts = opened.prompts.groupby(["condition", "source"]).size()
+    prompts = opened.prompts
+    kinds = Counter(zip(prompts["condition"], prompts["source"], strict=True))
     facts = {
         "store": str(store),
         "model": opened.provenance.get("model", "unknown"),
-        "prompts": len(opened.prompts),
+        "prompts": len(prompts),
         "tokens": opened.n_tokens,
-        "prompts_by_condition_and_source": {" / ".join(key): int(n) for key, n in counts.items()},
+        "prompts_by_condition_and_source": {
+            f"{condition} / {source}": n for (condition, source), n in sorted(kinds.items())
+        },
     }
     say(facts | asdict(opened.layout), json)
 
 
 @app.command
 def analyze(
-    store: Path, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
+    store: Path, /, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
 ) -> None:
     """Compare expert usage and probe the condition; write the tables as JSON.
 
@@ -145,8 +157,8 @@ def analyze(
         seed: Seed of permutations, folds and bootstraps.
     """
     check_out(out, ".json")
-    if permutations < 1:
-        raise InputError(f"permutations is {permutations}, expected 1 or more")
+    check_number("permutations", permutations, least=1)
+    check_number("seed", seed, least=0)
     from interp import study
     from interp.cache.reader import open_store
     from interp.results import write_results
@@ -158,7 +170,7 @@ def analyze(
 
 @app.command
 def report(
-    store: Path, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
+    store: Path, /, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
 ) -> None:
     """Draw the interactive report as one offline HTML file.
 
@@ -169,6 +181,7 @@ def report(
         seed: Seed of the analysis, where it is computed anew.
     """
     check_out(out, ".html")
+    check_number("seed", seed, least=0)
     from interp import study
     from interp.cache.reader import open_store
     from interp.report import write_report
@@ -181,7 +194,7 @@ def report(
 
 
 @app.command
-def doctor(model: str, *, dtype: str = "auto", json: Json = False) -> None:
+def doctor(model: str, /, *, dtype: str = "auto", json: Json = False) -> None:
     """Run the capture's self-check on a model and say what was seen; exit code 1 if it fails.
 
     Args:
@@ -221,12 +234,20 @@ def check_out(out: Path, suffix: str) -> None:
         raise InputError(f"--out is {out}, expected a name that ends in {suffix}")
     if not out.absolute().parent.is_dir():
         raise InputError(f"the folder {out.absolute().parent} of --out is not there; make it first")
+    if out.is_dir() and suffix != ".moe":
+        raise InputError(f"--out is {out}, which is a folder; give the name of a file")
+
+
+def check_number(name: str, value: int | None, *, least: int) -> None:
+    """Refuse a number below `least` before any work is done."""
+    if value is not None and value < least:
+        raise InputError(f"--{name} is {value}, expected {least} or more")
 
 
 def say(facts: dict[str, Any], as_json: bool) -> None:
     """Print what a command found: one JSON object, or a line for each fact."""
     if as_json:
-        sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=list) + "\n")
+        sys.stdout.write(json.dumps(facts) + "\n")
         return
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -241,19 +262,34 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        fail(f"{error}; see interp --help", InputError.exit_code)
+        fail(usage_sentence(error), InputError.exit_code)
     except InterpError as error:
         fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "accelerate", "jinja2"):
+        package = (error.name or "").partition(".")[0]
+        if package not in CAPTURE_PACKAGES:
             raise
-        sentence = f"{error.name} is not installed, but this command needs it; install it with: "
+        sentence = f"{package} is not installed, but this command needs it; install it with: "
         fail(f"{sentence}pip install 'moe-interp[capture]'", InputError.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename} cannot be read or written ({error.strerror})"
+        fail(f"{sentence}; check its folder, permissions and the space left", InputError.exit_code)
     except KeyboardInterrupt:
         fail("stopped; what was not finished was not written", 130)
 
 
+def usage_sentence(error: CycloptsError) -> str:
+    """What is wrong with the arguments, and where the right ones are explained."""
+    said = str(error).strip(" .?").replace(". ", "; ")
+    if isinstance(error, UnusedCliTokensError):
+        said = f"there is no place for {' '.join(error.unused_tokens or ())}"
+    command = " ".join((app.name[0], *(error.command_chain or ())))
+    return f"{said}; see {command} --help"
+
+
 def fail(sentence: str, exit_code: int) -> None:
-    """Say on stderr what went wrong, and leave with `exit_code`."""
-    sys.stderr.write(f"interp: {sentence}\n")
+    """Say on stderr, in one line, what went wrong, and leave with `exit_code`."""
+    sys.stderr.write(f"interp: {' '.join(sentence.splitlines())}\n")
     sys.exit(exit_code)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from interp import organisms, study
+from interp.cache.errors import InputError
 from interp.cache.reader import open_store
 from interp.hooks.capture import capture
 from interp.hooks.load import load_model
@@ -18,16 +19,15 @@ def run_demo(out: Path) -> dict[str, str]:
         Paths of `store`, `results` and `report`.
 
     Raises:
-        InputError: If another store is at `out/demo.moe`.
+        InputError: If `out` is a file, or another store is at `out/demo.moe`.
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out is {out}, which is a file; give the name of a folder")
+    store_path, report_path = out / "demo.moe", out / "report.html"
+    results_path = out / "results.json"
+    loaded, prompts = load_model(str(organisms.path("toy"))), load_prompts("matched")
     out.mkdir(parents=True, exist_ok=True)
-    store_path, results_path, report_path = (
-        out / "demo.moe",
-        out / "results.json",
-        out / "report.html",
-    )
-    loaded = load_model(str(organisms.path("toy")))
-    capture(loaded, load_prompts("matched"), store_path)
+    capture(loaded, prompts, store_path)
     store = open_store(store_path)
     results = study.analyze(store)
     write_results(results, results_path)

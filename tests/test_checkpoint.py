@@ -18,7 +18,10 @@ import pytest
 import torch
 from einops import rearrange
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import GptOssForCausalLM
 
+from interp.cache.errors import InputError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SITES, Message, Prompt
 from interp.hooks.capture import CaptureSettings, capture
@@ -68,7 +71,10 @@ def loaded(published: Path) -> LoadedModel:
 def plain(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same weights as an ordinary bfloat16 checkpoint."""
     folder = tmp_path_factory.mktemp("plain") / "gpt-oss-20b-bf16"
-    loaded.model.save_pretrained(folder, max_shard_size="300MB")
+    with torch.device("meta"):
+        never_quantised = GptOssForCausalLM(loaded.model.config)
+    never_quantised.load_state_dict(loaded.model.state_dict(), assign=True)
+    never_quantised.save_pretrained(folder, max_shard_size="300MB")
     loaded.tokenizer.save_pretrained(folder)
     yield folder
     shutil.rmtree(folder)
@@ -327,3 +333,25 @@ def test_capture_of_a_directory_never_tries_the_network(
     assert provenance["revision"] == ""
     assert provenance["quantization"] == ""
     assert provenance["weights_sha256"] == weights_sha256(plain)
+
+
+def test_a_machine_too_small_to_dequantise_is_told_so(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "transformers.integrations.accelerate.get_max_memory", lambda _: {"cpu": 300_000_000}
+    )
+    with pytest.raises(InputError, match="need a machine with more memory"):
+        load_model(str(published))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """As transformers 5.23 writes where a dequantised gpt-oss is saved again: other names."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "renamed")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {
+        f"{name}_blocks" if name.endswith("_proj") else name: each for name, each in weights.items()
+    }
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 4 of the model's weights, such as .*down_proj,"):
+        load_model(str(folder))

@@ -259,9 +259,9 @@ def test_channel_without_a_new_start_ends_the_message_before() -> None:
     assert found[-5:] == ["analysis", "template", "template", "template", "final"]
 
 
-def test_unknown_channels_and_text_outside_of_messages_are_other() -> None:
+def test_unknown_roles_are_other_and_text_outside_of_messages_is_template() -> None:
     found = segment_names("x", "<|start|>", "critic", "<|message|>", "y", "<|end|>", "z")
-    assert found == ["other", "template", "template", "template", "other", "template", "other"]
+    assert found == ["template"] * 4 + ["other"] + ["template"] * 2
 
 
 @pytest.mark.slow

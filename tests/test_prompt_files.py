@@ -195,7 +195,7 @@ def test_sharegpt_without_a_condition_says_where_to_give_one(tmp_path: Path) -> 
         (PLAIN | {"condition": "Organic"}, "line 2: condition is 'Organic', expected one of"),
         (PLAIN | {"text": "  \n"}, "line 2: the prompt is empty"),
         (PLAIN | {"text": 5}, "line 2: text is a number (5), expected text"),
-        (PLAIN | {"content": "bye"}, "line 2: content 'bye' does not occur"),
+        (PLAIN | {"content": "bye"}, "line 2: content 'bye' occurs 0 times"),
         (PLAIN | {"meta": [1]}, "line 2: meta is a list, expected a JSON object"),
         (PLAIN | {"meta": "{"}, "line 2: meta is no valid JSON"),
         (PLAIN | {"messages": [{"role": "user", "content": "x"}]}, "line 2: a prompt has either"),

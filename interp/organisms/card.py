@@ -38,6 +38,8 @@ OpenBookQA, PIQA, SIQA, MedQA, MedMCQA, TruthfulQA | Apache-2.0 (the package) |
 Held out of all training, because the toy is captured on them: HumanEval, GSM8K, Google queries
 (NQ-open), HealthSearchQA, knghtbrd and the built-in suite. One document in fifty of each source is
 held out too, whole passages and mail subjects at a time; the losses below are on these.
+Of the kept-out prompts, these share 13 words in a row (all words, where shorter) with the training
+text: {seen}.
 The e-mails are public mailing-list and spam messages of 2002; the toy may repeat names from them.
 
 ## Held-out loss, nats per token
@@ -86,6 +88,7 @@ def model_card(training: dict[str, Any], figures: dict[str, Any]) -> str:
         aux=settings["router_aux_loss_coef"],
         minutes=training["minutes"],
         torch=training["torch"],
+        seen=", ".join(f"{suite} {count}" for suite, count in figures["seen_prompts"].items()),
         losses="\n".join(losses),
         loads="\n".join(loads),
         even=math.log2(n_experts),

@@ -7,6 +7,7 @@ writes `evaluation.json` and the model card `README.md` beside the weights.
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +25,16 @@ from interp.hooks.tap import RoutingTap
 from interp.organisms.card import model_card
 from interp.organisms.corpus import Document, read_corpus
 from interp.organisms.train import document_tokens
+from interp.prompts import load_prompts
 
 BACK_OFF = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Pseudo-counts of the unigram that the bigram baseline may choose from; the best one counts."""
 CONTEXT = 256
+RUN_OF_WORDS = 13
+"""A prompt that shares so many words in a row with the training text counts as seen; all of its
+words, where it has fewer."""
+KEPT_OUT = ("matched", "human-eval", "gsm8k", "google-queries", "health-search", "knghtbrd")
+"""Suites that the toy is captured on, and must not have learnt."""
 MOST_TOKENS = 60_000
 """Held-out tokens per source that are measured."""
 
@@ -80,7 +87,33 @@ def evaluate(model_folder: Path, corpus: dict[str, list[Document]]) -> dict[str,
         "n_parameters": sum(each.numel() for each in model.parameters()),
         "losses_nats": {name: asdict(loss) for name, loss in losses.items()},
         "load": [asdict(layer) for layer in layers],
+        "seen_prompts": seen_prompts(corpus),
     }
+
+
+def seen_prompts(corpus: dict[str, list[Document]]) -> dict[str, str]:
+    """For each suite in `KEPT_OUT`, how many of its prompts occur in the training text."""
+    texts = {suite: [prompt.user_text for prompt in load_prompts(suite)] for suite in KEPT_OUT}
+    runs = {
+        suite: [word_runs(text, RUN_OF_WORDS) for text in prompts]
+        for suite, prompts in texts.items()
+    }
+    lengths = {len(run) for prompts in runs.values() for each in prompts for run in each}
+    wanted = {run for prompts in runs.values() for each in prompts for run in each}
+    seen: set[tuple[str, ...]] = set()
+    for document in (each for documents in corpus.values() for each in documents):
+        for length in () if document.is_held_out else lengths:
+            seen |= wanted & word_runs(f"{document.question} {document.text}", length)
+    return {
+        suite: f"{sum(bool(each & seen) for each in prompts)} of {len(prompts)}"
+        for suite, prompts in runs.items()
+    }
+
+
+def word_runs(text: str, length: int) -> set[tuple[str, ...]]:
+    """All runs of `length` words, case and punctuation ignored; all words if there are fewer."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[at : at + length]) for at in range(max(1, len(words) - length + 1))}
 
 
 def tokens_of(documents: Sequence[Document], tokenizer: Any) -> Int[np.ndarray, "tokens"]:

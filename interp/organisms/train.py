@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import random
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -119,7 +120,9 @@ def learning_rate(step: int, training: Training) -> float:
     return training.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def fit(rank: int, config: GptOssConfig, rows: Tensor, training: Training, out: Path) -> None:
+def fit(
+    rank: int, config: GptOssConfig, rows: Tensor, training: Training, out: Path, meeting: Path
+) -> None:
     """Train on one core of `training.n_processes`; gradients are averaged over all of them.
 
     Two processes of one thread are twice as fast here as one process of two threads: the many
@@ -128,7 +131,7 @@ def fit(rank: int, config: GptOssConfig, rows: Tensor, training: Training, out: 
     torch.set_num_threads(1)
     torch.manual_seed(training.seed)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{out}/.rendezvous", rank=rank, world_size=training.n_processes
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=training.n_processes
     )
     model = GptOssForCausalLM._from_config(config, dtype=torch.float32)
     model.set_experts_implementation("grouped_mm")
@@ -183,7 +186,9 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.out)
     config = toy_config(tokenizer, router_aux_loss_coef=training.router_aux_loss_coef)
     rows = pack(documents, tokenizer, training)
-    spawn(fit, (config, rows, training, arguments.out.absolute()), nprocs=training.n_processes)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (config, rows, training, arguments.out, Path(scratch) / "meeting")
+        spawn(fit, work, nprocs=training.n_processes)
     figures = {
         "training": asdict(training),
         "n_steps": training.n_steps,
