@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from interp.analyses.probes import shuffled_probe as shuffled_probe
     from interp.analyses.usage import Usage as Usage
     from interp.analyses.usage import expert_usage as expert_usage
-    from interp.analyses.usage import prompt_usage as prompt_usage
+    from interp.analyses.usage import slots_by_prompt as slots_by_prompt
 
 _HOME = {
     "Divergence": "divergence",
@@ -37,7 +37,7 @@ _HOME = {
     "permutation_p_value": "permutation",
     "permuted_labels": "permutation",
     "probe": "probes",
-    "prompt_usage": "usage",
+    "slots_by_prompt": "usage",
     "routing_features": "features",
     "shuffled_probe": "probes",
     "usage_divergence": "divergence",

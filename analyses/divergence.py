@@ -11,7 +11,7 @@ from scipy.special import entr
 
 from interp.analyses.matching import TokenRows, gather_rows, matched_usages
 from interp.analyses.permutation import permutation_p_value, permuted_labels
-from interp.analyses.usage import check_layers, prompt_usage
+from interp.analyses.usage import check_layers, slots_by_prompt
 
 BATCH = 25
 """Permutations computed at once; bounds the memory, has no effect on the result."""
@@ -100,7 +100,7 @@ def usage_divergence(
     check_layers(layer_indices, expert_indices.shape[1])
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}, expected 1 or more")
-    counts = prompt_usage(
+    counts = slots_by_prompt(
         expert_indices, prompt_index=prompt_index, n_prompts=len(benchmark), n_experts=n_experts
     )
     present, prompt = np.unique(prompt_index, return_inverse=True)

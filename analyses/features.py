@@ -78,6 +78,6 @@ def mean_by_prompt(
     means = np.full((n_prompts, values.shape[1]), np.nan, dtype=values.dtype)
     order = np.argsort(prompt_of_row, kind="stable")
     present, first = np.unique(prompt_of_row[order], return_index=True)
-    for prompt, rows in zip(present, np.split(order, first[1:]), strict=True):
+    for prompt, rows in zip(present, np.split(order, first)[1:], strict=True):
         means[prompt] = values[rows].mean(axis=0, dtype=np.float64)
     return means

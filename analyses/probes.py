@@ -10,28 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
-from interp.analyses.features import (
-    bag_of_tokens,
-    length_features,
-    mean_by_prompt,
-    routing_features,
-)
 from interp.analyses.permutation import permuted_labels
-
-__all__ = [
-    "STRENGTH",
-    "Features",
-    "ProbeScore",
-    "bag_of_tokens",
-    "fold_auroc",
-    "grouped_folds",
-    "held_out_scores",
-    "length_features",
-    "mean_by_prompt",
-    "probe",
-    "routing_features",
-    "shuffled_probe",
-]
 
 Features = Float[np.ndarray, "prompts d"] | csr_array
 """[prompts d]: dense features are standardised, sparse ones (`bag_of_tokens`) only scaled."""

@@ -44,7 +44,7 @@ class Usage:
         )
 
 
-def prompt_usage(
+def slots_by_prompt(
     expert_indices: Integer[np.ndarray, "tokens layers top_k"],
     *,
     prompt_index: Integer[np.ndarray, "tokens"],
@@ -67,7 +67,8 @@ def prompt_usage(
 
     Example:
         >>> chosen = np.array([[[0, 1]], [[1, 2]], [[0, 1]]])
-        >>> prompt_usage(chosen, prompt_index=np.array([0, 0, 1]), n_prompts=2, n_experts=3)[:, 0]
+        >>> prompt_index = np.array([0, 0, 1])
+        >>> slots_by_prompt(chosen, prompt_index=prompt_index, n_prompts=2, n_experts=3)[:, 0]
         array([[1, 2, 1],
                [1, 1, 0]])
     """
@@ -131,7 +132,7 @@ def expert_usage(
         ValueError: If there is no token, an index is out of range, or layer numbers are missing.
     """
     check_layers(layer_indices, expert_indices.shape[1])
-    counts = prompt_usage(
+    counts = slots_by_prompt(
         expert_indices, prompt_index=prompt_index, n_prompts=len(condition), n_experts=n_experts
     )
     n_tokens = np.bincount(prompt_index, minlength=len(condition))

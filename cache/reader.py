@@ -1,5 +1,6 @@
 """Reading a store: prompts at once, activations when asked for, no file left open."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,12 @@ class Store:
             f"Store({str(self.path)!r}: {len(self.prompts):,} prompts, {self.n_tokens:,} tokens, "
             f"{layout.n_layers} layers, {layout.top_k} of {layout.n_experts} experts)"
         )
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the digests of all parts, as the manifest has them: names this very store."""
+        digests = "\n".join(part["sha256"] for part in self.manifest["parts"])
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     @cached_property
     def token_id(self) -> Int[np.ndarray, "tokens"]:

@@ -55,6 +55,8 @@ class CaptureSettings:
     def __post_init__(self) -> None:
         sites = chosen_sites((*self.sites, "expert_indices", "expert_weights"))
         object.__setattr__(self, "sites", sites)
+        layers = None if self.layers is None else tuple(sorted(set(self.layers)))
+        object.__setattr__(self, "layers", layers)
         check_positions(self.positions)
         if self.batch_tokens < 1:
             raise InputError(f"batch_tokens is {self.batch_tokens}, expected 1 or more")
@@ -100,6 +102,7 @@ def capture(
     rendered = [render_prompt(prompt, loaded.tokenizer, today=today) for prompt in prompts]
     layout = model_layout(loaded.model, settings)
     provenance = model_provenance(loaded) | {
+        "self_check": self_check(loaded.model, rendered[:1], settings=settings),
         "settings": json.loads(json.dumps(asdict(settings))),
         "prompts_sha256": prompts_digest(prompts),
     }
@@ -112,6 +115,26 @@ def capture(
             writer.add(each)
             bar.update()
     return True
+
+
+def self_check(
+    model: Any, rendered: Sequence[RenderedPrompt], *, settings: CaptureSettings
+) -> dict[str, list[Any]]:
+    """Pass a few prompts through the model, check what the tap saw, and say what was checked.
+
+    Returns:
+        Sites, layers, and the layers whose own router was called and chose the same experts.
+
+    Raises:
+        ModelError: If a check fails; names the layer and the site.
+    """
+    with RoutingTap(model, sites=settings.sites, layers=settings.layers) as tap:
+        run_batch(model, tap, rendered, settings.positions)
+    return {
+        "sites": list(tap.sites),
+        "layers": [block.layer for block in tap.blocks],
+        "layers_compared_with_router": list(tap.compared_layers),
+    }
 
 
 def captured(
@@ -160,9 +183,11 @@ def padded(batch: Sequence[RenderedPrompt], width: int, model: Any) -> dict[str,
         for each in batch
     ]
     mask = [np.arange(width) < len(each.token_id) for each in batch]
+    # Where even the embedding is offloaded, the inputs are moved for it.
+    device = "cpu" if model.device.type == "meta" else model.device
     return {
-        "input_ids": torch.from_numpy(np.stack(rows).astype(np.int64)).to(model.device),
-        "attention_mask": torch.from_numpy(np.stack(mask).astype(np.int64)).to(model.device),
+        "input_ids": torch.from_numpy(np.stack(rows).astype(np.int64)).to(device),
+        "attention_mask": torch.from_numpy(np.stack(mask).astype(np.int64)).to(device),
     }
 
 

@@ -24,36 +24,68 @@ class ModelChoice:
     expert_indices: Int[Tensor, "tokens top_k"]
 
 
-def check_pass(
+def check_fired(
     blocks: Sequence[RoutedBlock],
     sites: Sequence[str],
     logits: Mapping[int, Tensor],
     resid: Mapping[tuple[str, int], Tensor],
-    choices: Mapping[int, ModelChoice],
-) -> bool:
-    """Check one pass of all rows: every site fired and routing is what the model itself did.
-
-    Returns:
-        Whether the model's router was called, so that choices could be compared; a fused kernel
-        goes around it.
+) -> None:
+    """Every site of every layer was seen in a pass.
 
     Raises:
-        ModelError: At the first fault, with its layer and site.
+        ModelError: At the first that was not, with its layer and site.
     """
     for block in blocks:
         for site in sites:
             fired = (site, block.layer) in resid if site in RESID_SITES else block.layer in logits
             if not fired:
                 raise ModelError(
-                    f"{site} of layer {block.layer} was not seen in the first pass; this model's "
-                    "forward goes around the module that the tap sits on, so it cannot be captured"
+                    f"{site} of layer {block.layer} was not seen in this pass; either no pass was "
+                    "made, or this model's forward goes around the module that the tap sits on, "
+                    "so that it cannot be captured"
                 )
+
+
+def check_values(
+    blocks: Sequence[RoutedBlock],
+    logits: Mapping[int, Tensor],
+    resid: Mapping[tuple[str, int], Tensor],
+    choices: Mapping[int, ModelChoice],
+) -> tuple[int, ...]:
+    """Check one pass: shapes as foreseen, no NaN, and routing is what the model itself did.
+
+    Returns:
+        Layers whose own router was called, so that its choices could be compared; a fused kernel
+        goes around it.
+
+    Raises:
+        ModelError: At the first fault, with its layer and site.
+    """
+    for block in blocks:
         if block.layer in logits:
             check_logits(block, logits[block.layer])
         if block.layer in choices:
             check_choice(block, logits[block.layer], choices[block.layer])
+        for (site, layer), rows in resid.items():
+            if layer == block.layer:
+                check_resid(block, site, rows)
     _check_not_constant(blocks, logits)
-    return bool(choices)
+    return tuple(sorted(choices))
+
+
+def check_resid(block: RoutedBlock, site: str, rows: Tensor) -> None:
+    """Width and finiteness of the residual stream at one site of one layer."""
+    d_model = block.router.get_parameter("weight").shape[1]
+    if rows.shape[-1] != d_model:
+        raise ModelError(
+            f"{site} of layer {block.layer} is {rows.shape[-1]} wide, but the router reads "
+            f"{d_model}; this model's layers are not built as expected"
+        )
+    if not torch.isfinite(rows).all():
+        raise ModelError(
+            f"{site} of layer {block.layer} holds NaN or infinity; "
+            "check the weights and the dtype that the model was loaded in"
+        )
 
 
 def check_logits(block: RoutedBlock, logits: Tensor) -> None:

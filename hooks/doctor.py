@@ -3,10 +3,9 @@
 from typing import Any
 
 from interp.cache.records import SITES, Message, Prompt
-from interp.hooks.capture import run_batch
+from interp.hooks.capture import CaptureSettings, self_check
 from interp.hooks.load import LoadedModel, model_provenance
 from interp.hooks.render import render_prompt
-from interp.hooks.tap import RoutingTap
 
 WORDS = ("What is the capital of Peru, and how far is it from the sea?", "two plus two")
 
@@ -15,7 +14,7 @@ def examine(loaded: LoadedModel) -> dict[str, Any]:
     """Pass two prompts of different length through the model with every site tapped.
 
     Returns:
-        Model, what was checked, and whether the model's own router was called.
+        Model, what was checked, and the layers whose own router was called.
 
     Raises:
         ModelError: If a check fails; names the layer and the site.
@@ -23,21 +22,19 @@ def examine(loaded: LoadedModel) -> dict[str, Any]:
     has_chat = bool(getattr(loaded.tokenizer, "chat_template", None))
     prompts = [_prompt(words, has_chat) for words in WORDS]
     batch = [render_prompt(prompt, loaded.tokenizer) for prompt in prompts]
-    with RoutingTap(loaded.model, sites=SITES) as tap:
-        run_batch(loaded.model, tap, batch, "all")
-    provenance = model_provenance(loaded)
-    compared = (
-        "the model's own router" if tap.router_called else "nothing: its router was not called"
+    checked = self_check(
+        loaded.model, batch, settings=CaptureSettings(sites=SITES, positions="all")
     )
-    return {
-        "model": loaded.model_id,
-        "dtype": provenance["dtype"],
-        "experts_implementation": provenance["experts_implementation"],
-        "routed_layers": [block.layer for block in tap.blocks],
-        "sites": list(tap.sites),
-        "choices_compared_with": compared,
-        "result": "every site fired; routing is what the model itself did",
-    }
+    provenance = model_provenance(loaded)
+    unseen = sorted(set(checked["layers"]) - set(checked["layers_compared_with_router"]))
+    result = "every site fired; the experts are those that the model's own router chose"
+    if unseen:
+        result = (
+            f"every site fired; the router of layers {unseen} was not called, as under fused "
+            "kernels, so there the recomputed choice was compared with nothing"
+        )
+    facts = {name: provenance[name] for name in ("dtype", "quantization", "experts_implementation")}
+    return {"model": loaded.model_id} | facts | checked | {"result": result}
 
 
 def _prompt(words: str, has_chat: bool) -> Prompt:

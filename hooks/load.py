@@ -37,7 +37,9 @@ class LoadedModel:
     `mxfp4, dequantised on load`; empty if it is not quantised."""
 
 
-def load_model(name_or_path: str, *, dtype: str = "auto", device_map: str = "auto") -> LoadedModel:
+def load_model(
+    name_or_path: str | Path, *, dtype: str = "auto", device_map: str = "auto"
+) -> LoadedModel:
     """Load a mixture-of-experts model and its tokenizer.
 
     A quantised checkpoint is dequantised where its kernels cannot run. The dtype is given on load,
@@ -52,6 +54,7 @@ def load_model(name_or_path: str, *, dtype: str = "auto", device_map: str = "aut
         InputError: If nothing can be loaded from there, weights are missing, or the model has no
             expert routing.
     """
+    name_or_path = str(name_or_path)
     _check_names(name_or_path, dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(

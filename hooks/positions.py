@@ -7,7 +7,6 @@ from interp.cache.errors import InputError
 from interp.cache.records import SEGMENTS
 
 USER = SEGMENTS.index("user")
-WRAPPER = SEGMENTS.index("wrapper")
 
 
 def check_positions(positions: str) -> str:

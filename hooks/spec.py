@@ -47,12 +47,12 @@ class RoutedBlock:
     @property
     def weight(self) -> torch.Tensor:
         """Router weight, `[n_experts, d_model]`."""
-        return self.router.get_parameter("weight")
+        return self._held("weight")
 
     @property
     def bias(self) -> torch.Tensor:
         """Router bias, `[n_experts]`."""
-        return self.router.get_parameter("bias")
+        return self._held("bias")
 
     @property
     def top_k(self) -> int:
@@ -62,7 +62,15 @@ class RoutedBlock:
     @property
     def n_experts(self) -> int:
         """Experts in the layer."""
-        return self.weight.shape[0]
+        return int(self.router.get_parameter("weight").shape[0])
+
+    def _held(self, name: str) -> torch.Tensor:
+        """A parameter of the router; from where accelerate keeps it, if the layer is offloaded."""
+        parameter = self.router.get_parameter(name)
+        if not parameter.is_meta:
+            return parameter
+        held: torch.Tensor = getattr(self.router, "_hf_hook").weights_map[name]  # noqa: B009
+        return held
 
 
 def routed_blocks(model: nn.Module, spec: ModelSpec = GPT_OSS) -> tuple[RoutedBlock, ...]:

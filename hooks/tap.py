@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, SITES
-from interp.hooks.check import ModelChoice, check_pass
+from interp.hooks.check import ModelChoice, check_fired, check_values
 from interp.hooks.spec import RoutedBlock, routed_blocks
 
 
@@ -34,7 +34,7 @@ class RoutingTap:
 
     Logits are recomputed from the input of the routed block and the router's weight and bias, which
     holds on every path, fused kernels included; after the first pass they are compared with what
-    the model's own router chose, if it was called at all.
+    the model's own router chose; `compared_layers` names the layers where it was called at all.
 
     Args:
         model: A transformers model of the gpt-oss family.
@@ -64,7 +64,7 @@ class RoutingTap:
         self.sites = chosen_sites(sites)
         self.blocks = chosen_blocks(model, layers)
         self.is_checked = False
-        self.router_called: bool | None = None
+        self.compared_layers: tuple[int, ...] = ()
         self._token_rows: Tensor | None = None
         self._resid_rows: Tensor | None = None
         self._logits: dict[int, Tensor] = {}
@@ -108,9 +108,10 @@ class RoutingTap:
         Raises:
             ModelError: If a site did not fire, or the first pass fails its check.
         """
+        check_fired(self.blocks, self.sites, self._logits, self._resid)
         if not self.is_checked:
-            self.router_called = check_pass(
-                self.blocks, self.sites, self._logits, self._resid, self._choices
+            self.compared_layers = check_values(
+                self.blocks, self._logits, self._resid, self._choices
             )
             self.is_checked = True
         records = self._records()
@@ -138,7 +139,8 @@ class RoutingTap:
                 _hidden_states(args, kwargs), "batch pos d_model -> (batch pos) d_model"
             )
             with torch.no_grad():
-                logits = functional.linear(normed, block.weight, block.bias)
+                weight, bias = block.weight.to(normed.device), block.bias.to(normed.device)
+                logits = functional.linear(normed, weight, bias)
             self._logits[block.layer] = logits
 
         return hook
@@ -172,15 +174,20 @@ class RoutingTap:
         layers = tuple(block.layer for block in self.blocks)
         if not self._logits:
             return PassRecords(layer_indices=layers, resid=dict(self._resid))
-        logits = [_rows(self._logits[layer], self._token_rows) for layer in layers]
+        logits = [self._logits[layer] for layer in layers]
         chosen = [torch.topk(each, self.blocks[0].top_k, dim=-1) for each in logits]
-        weights = [torch.softmax(each.values, dim=-1) for each in chosen]
-        stacked = {
+        of_all = {
             "expert_indices": [each.indices for each in chosen],
-            "expert_weights": weights,
+            "expert_weights": [torch.softmax(each.values, dim=-1) for each in chosen],
             "router_logits": logits,
         }
-        kept = {site: _stack(layers_) for site, layers_ in stacked.items() if site in self.sites}
+        kept = {
+            site: torch.stack(
+                [_rows(each, self._token_rows).to("cpu") for each in of_layers], dim=1
+            )
+            for site, of_layers in of_all.items()
+            if site in self.sites
+        }
         return PassRecords(layer_indices=layers, resid=dict(self._resid), **kept)
 
     def _forget(self) -> None:
@@ -218,13 +225,8 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     hidden = args[0] if args else kwargs["hidden_states"]
-    assert isinstance(hidden, Tensor)
-    return hidden.detach()
+    return cast(Tensor, hidden).detach()
 
 
 def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows.to(tensor.device))
-
-
-def _stack(layers: list[Tensor]) -> Tensor:
-    return torch.stack([each.to("cpu") for each in layers], dim=1)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from interp.cache.records import Prompt as Prompt
     from interp.hooks.capture import CaptureSettings as CaptureSettings
     from interp.hooks.capture import capture as capture
-    from interp.hooks.load import load_model as load_model
     from interp.hooks.tap import RoutingTap as RoutingTap
+    from interp.organisms import load_model as load_model
     from interp.prompts import load_prompts as load_prompts
     from interp.report import write_report as write_report
     from interp.study import analyze as analyze
@@ -26,7 +26,7 @@ _HOMES = {
     "RoutingTap": "interp.hooks.tap",
     "analyze": "interp.study",
     "capture": "interp.hooks.capture",
-    "load_model": "interp.hooks.load",
+    "load_model": "interp.organisms",
     "load_prompts": "interp.prompts",
     "open_store": "interp.cache.reader",
     "organisms": "interp",

@@ -81,13 +81,9 @@ def capture(
     """
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
-    from interp.prompts import load_prompts
+    from interp.prompts.loading import load_several
 
-    chosen = [
-        prompt
-        for spec in prompts
-        for prompt in load_prompts(spec, condition=condition, limit=limit)
-    ]
+    chosen = load_several(prompts, condition=condition, limit=limit)
     if not chosen:
         raise InputError("--prompts names no suite and no file; give one or more, such as matched")
     from interp.hooks.capture import DEFAULT_SITES, CaptureSettings
@@ -189,6 +185,8 @@ def report(
 
     opened = open_store(store)
     tables = read_results(results) if results else study.analyze(opened, seed=seed)
+    if tables.run.get("store_sha256") != opened.sha256:
+        raise InputError(f"{results} was computed from another store than {store}; analyze it anew")
     write_report(tables, opened, out)
     say({"report": str(out)}, json)
 
@@ -207,13 +205,11 @@ def doctor(model: str, /, *, dtype: str = "auto", json: Json = False) -> None:
 
 
 def load(model: str, *, dtype: str) -> Any:
-    """The model by its name, directory, or as an organism of ours."""
-    from interp import organisms
-    from interp.hooks.load import load_model
+    """The model by its name or directory, without the notices of transformers."""
+    from interp.organisms import load_model
 
     quiet_transformers()
-    is_ours = model in organisms.ORGANISMS
-    return load_model(str(organisms.path(model)) if is_ours else model, dtype=dtype)
+    return load_model(model, dtype=dtype)
 
 
 def quiet_transformers() -> None:
@@ -277,7 +273,7 @@ def main(arguments: list[str] | None = None) -> None:
         sentence = f"{error.filename} cannot be read or written ({error.strerror})"
         fail(f"{sentence}; check its folder, permissions and the space left", InputError.exit_code)
     except KeyboardInterrupt:
-        fail("stopped; what was not finished was not written", 130)
+        fail("stopped; a store that was not finished says so and cannot be read: delete it", 130)
 
 
 def usage_sentence(error: CycloptsError) -> str:

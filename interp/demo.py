@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from interp import organisms, study
+from interp import study
 from interp.cache.errors import InputError
 from interp.cache.reader import open_store
 from interp.hooks.capture import capture
-from interp.hooks.load import load_model
+from interp.organisms import load_model
 from interp.prompts import load_prompts
 from interp.report import write_report
 from interp.results import write_results
@@ -25,7 +25,7 @@ def run_demo(out: Path) -> dict[str, str]:
         raise InputError(f"--out is {out}, which is a file; give the name of a folder")
     store_path, report_path = out / "demo.moe", out / "report.html"
     results_path = out / "results.json"
-    loaded, prompts = load_model(str(organisms.path("toy"))), load_prompts("matched")
+    loaded, prompts = load_model("toy"), load_prompts("matched")
     out.mkdir(parents=True, exist_ok=True)
     capture(loaded, prompts, store_path)
     store = open_store(store_path)

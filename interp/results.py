@@ -30,7 +30,10 @@ class Results:
 
 def write_results(results: Results, path: Path) -> None:
     """Write results as one JSON object; missing numbers become null."""
-    tables = {name: json.loads(getattr(results, name).to_json(orient="records")) for name in TABLES}
+    tables = {
+        name: json.loads(getattr(results, name).to_json(orient="records", double_precision=15))
+        for name in TABLES
+    }
     document = tables | {"run": results.run, "absent": results.absent}
     staged = path.with_name(f".{path.name}.tmp")
     staged.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -47,7 +50,7 @@ def read_results(path: Path) -> Results:
         document = json.loads(path.read_text(encoding="utf-8"))
         tables = {name: pd.DataFrame(document[name]) for name in TABLES}
         return Results(**tables, run=document["run"], absent=document["absent"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as results ({type(error).__name__}: {error}); "
             "make it with: interp analyze STORE --out results.json"

@@ -21,13 +21,14 @@ from interp.analyses.probes import grouped_folds, probe, shuffled_probe
 from interp.analyses.usage import expert_usage
 from interp.cache.errors import InputError
 from interp.cache.reader import Store
-from interp.cache.records import SEGMENTS
+from interp.cache.records import CONDITIONS, SEGMENTS
 from interp.cache.versions import installed_versions
 from interp.results import Results
 
 COMPARED = ("benchmark", "organic")
-LEFT_OUT = ("template", "system")
-"""Segments that take no part: they are the same in every prompt."""
+LEFT_OUT = ("template", "system", "developer")
+"""Segments that take no part: what surrounds the prompt and says nothing of it. Which of the two
+instructions of a chat become is up to the model's template."""
 DIVERGENCE_COLUMNS = (
     "layer",
     "raw_bits",
@@ -81,7 +82,7 @@ class Compared:
 
 
 def compared(store: Store, conditions: tuple[str, ...]) -> Compared:
-    """The tokens of these conditions that say something: no template, no system message.
+    """The tokens of these conditions that say something: no template, no instructions.
 
     Prompt tokens where the store has any; generated tokens only where it has nothing else, as in
     traces recorded elsewhere.
@@ -97,7 +98,7 @@ def compared(store: Store, conditions: tuple[str, ...]) -> Compared:
     if not used.any():
         raise InputError(
             f"{store.path.name} holds no token of the conditions {', '.join(conditions)} outside "
-            "template and system message; capture prompts with a condition"
+            "template and instructions; capture prompts that have user text"
         )
     token = np.flatnonzero(used)
     prompt, prompt_index = np.unique(store.prompt_index[token], return_inverse=True)
@@ -126,7 +127,7 @@ def analyze(
     Raises:
         InputError: If the store has nothing to compare.
     """
-    everything = compared(store, ("benchmark", "organic", "mixed"))
+    everything = compared(store, CONDITIONS)
     layers = store.layout.layer_indices
     n_probes = 2 * (2 * len(layers) + 2)
     n_steps = n_permutations + n_probes
@@ -140,14 +141,17 @@ def analyze(
         )
         pair = compared(store, COMPARED)
         rng = np.random.default_rng(seed)
-        absent: dict[str, str] = {}
+        absent = without_tokens(store, everything)
         divergence, probes = pd.DataFrame(columns=DIVERGENCE_COLUMNS), empty_probes()
         if not pair.has_both:
             only = ", ".join(sorted(set(pair.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
             absent |= {"divergence": sentence, "probes": sentence}
         else:
-            divergence = divergence_table(pair, rng, n_permutations, bar.update)
+            try:
+                divergence = divergence_table(pair, rng, n_permutations, bar.update)
+            except ValueError as error:
+                absent["divergence"] = f"No null can be drawn: {error}."
             probes, unprobed = probe_tables(pair, rng, bar.update)
             absent |= unprobed
         bar.update(n_steps - bar.n)
@@ -155,6 +159,17 @@ def analyze(
     return Results(
         usage=usage.to_frame(), divergence=divergence, probes=probes, run=run, absent=absent
     )
+
+
+def without_tokens(store: Store, everything: Compared) -> dict[str, str]:
+    """A sentence on prompts that take no part because no token of theirs is left."""
+    n_missing = len(store.prompts) - len(everything.prompt)
+    if not n_missing:
+        return {}
+    return {
+        "prompts": f"{n_missing} of {len(store.prompts)} prompts have no token outside "
+        f"{', '.join(LEFT_OUT)}, and take no part."
+    }
 
 
 def divergence_table(
@@ -186,10 +201,9 @@ def probe_tables(
         The table, and the panels that stay empty with their reason.
     """
     absent = {}
-    if "resid_post" not in pair.store.layout.resid_sites:
-        absent["probes_resid_post"] = (
-            "The store holds no residual streams (resid_post), so no probe can be trained on them."
-        )
+    reason = no_resid(pair)
+    if reason:
+        absent["probes_resid_post"] = reason
     try:
         fold = grouped_folds(pair.benchmark, pair.item, rng=rng)
     except ValueError as error:
@@ -218,13 +232,33 @@ def probe_features(pair: Compared) -> Iterator[tuple[str, float, Any]]:
     )
     for column, layer in enumerate(store.layout.layer_indices):
         yield "routing", layer, usage[:, column]
-    if "resid_post" in store.layout.resid_sites:
+    if not no_resid(pair):
         for layer in store.layout.layer_indices:
             yield "resid_post", layer, resid_features(pair, layer)
 
 
+def no_resid(pair: Compared) -> str:
+    """Why there can be no probe on `resid_post`, as a sentence; empty if there can."""
+    layout = pair.store.layout
+    if "resid_post" not in layout.resid_sites:
+        return (
+            "The store holds no residual streams (resid_post), so no probe can be trained on them."
+        )
+    without = np.isnan(resid_features(pair, layout.layer_indices[0])).all(axis=1)
+    if not without.any():
+        return ""
+    return (
+        f"{int(without.sum())} of {len(without)} prompts kept no residual stream (resid_post) of a "
+        "token that takes part, so no probe is trained on it; capture with positions last_content."
+    )
+
+
 def resid_features(pair: Compared, layer: int) -> Float[np.ndarray, "prompts d_model"]:
-    """Mean of `resid_post` over the captured positions of each prompt that take part."""
+    """Mean of `resid_post` over the captured positions of each prompt that take part.
+
+    Returns:
+        NaN for a prompt without such a position.
+    """
     residuals = pair.store.resid("resid_post", layer)
     place = np.searchsorted(pair.token, residuals.token_index)
     place[place == len(pair.token)] = 0
@@ -248,6 +282,7 @@ def run_facts(
     provenance, layout, table = store.provenance, store.layout, everything.table
     tokens = pd.Series(everything.condition[everything.prompt_index])
     return {
+        "store_sha256": store.sha256,
         "model": provenance.get("model", "unknown"),
         "revision": provenance.get("revision") or "",
         "n_layers": layout.n_layers,

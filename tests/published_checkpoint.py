@@ -152,7 +152,8 @@ def normal(random: torch.Generator, *shape: int, std: float = 0.02, mean: float 
 
 def save_shards(folder: Path, shards: Iterator[dict[str, Tensor]]) -> None:
     """Write `model-0000N-of-0000M.safetensors`, N from 0 to M as published, and their index."""
-    total, weight_map = 0, {}
+    total = 0
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards):
         name = f"model-{number:05}-of-{N_LAYERS:05}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})

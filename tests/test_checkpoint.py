@@ -154,11 +154,14 @@ def experts_by_hand(
 
 def normed_by_hand(folder: Path, layer: int, resid_mid: np.ndarray) -> np.ndarray:
     gain = tensor(folder, f"model.layers.{layer}.post_attention_layernorm.weight")
-    return gain * resid_mid / np.sqrt((resid_mid**2).mean(axis=1, keepdims=True) + 1e-5)
+    size = np.sqrt((resid_mid**2).mean(axis=1, keepdims=True) + 1e-5)
+    normed: np.ndarray = gain * resid_mid / size
+    return normed
 
 
 def of_prompt(store: Store, prompt: int, site: str, layer: int) -> np.ndarray:
-    return store.resid(site, layer).values[store.prompt_index == prompt]
+    rows: np.ndarray = store.resid(site, layer).values[store.prompt_index == prompt]
+    return rows
 
 
 def bare_pass(loaded: LoadedModel, store: Store, prompt: int) -> Any:
@@ -333,6 +336,25 @@ def test_capture_of_a_directory_never_tries_the_network(
     assert provenance["revision"] == ""
     assert provenance["quantization"] == ""
     assert provenance["weights_sha256"] == weights_sha256(plain)
+
+
+def test_layers_that_do_not_fit_into_memory_are_captured_all_the_same(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = captured(load_model(str(tiny_folder)), tmp_path / "whole.moe")
+    size = (tiny_folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr(
+        "transformers.integrations.accelerate.get_max_memory", lambda _: {"cpu": 3 * size // 4}
+    )
+    split = load_model(str(tiny_folder))
+    assert set(split.model.hf_device_map.values()) == {"cpu", "disk"}
+    assert split.model.get_parameter("model.layers.1.mlp.router.weight").is_meta
+    parts = captured(split, tmp_path / "split.moe")
+    ours, theirs = parts.router().router_logits, whole.router().router_logits
+    assert ours is not None
+    assert theirs is not None
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(parts.resid("resid_post", 1).values, whole.resid("resid_post", 1).values)
 
 
 def test_a_machine_too_small_to_dequantise_is_told_so(

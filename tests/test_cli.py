@@ -225,8 +225,7 @@ def test_an_interrupted_command_says_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("interp.cache.reader.open_store", interrupt)
-    sentence = refusal(interp, "info", store, code=130)
-    assert sentence == "stopped; what was not finished was not written"
+    assert refusal(interp, "info", store, code=130).startswith("stopped; ")
 
 
 # Prompt files
@@ -384,6 +383,13 @@ def test_results_that_are_not_there_are_refused(interp: Command, store: Path) ->
     assert refusal(interp, "report", store, *given).startswith("nope.json cannot be read")
 
 
+def test_results_of_another_store_are_refused(interp: Command, store: Path) -> None:
+    other = write_synthetic_store(Path("b.moe"), n_layers=2, n_experts=8, top_k=2, n_items=6).path
+    interp("analyze", store, "--out", "a.json", "--permutations", "1")
+    sentence = refusal(interp, "report", other, "--results", "a.json", "--out", "a.html")
+    assert sentence.startswith("a.json was computed from another store than b.moe")
+
+
 @pytest.mark.parametrize("name", ["notes.moe", "folder.moe"])
 def test_what_is_no_store_is_never_written_over(
     interp: Command, chats: Path, tiny_folder: Path, name: str
@@ -485,7 +491,7 @@ def test_stdout_of_a_real_command_holds_one_json_object_and_nothing_else(
     assert only_object(said) == {"store": "a.moe", "prompts": 12, "captured": True}
     assert "capture: 100%" in said.err
     checked = only_object(in_a_new_process("doctor", tiny_folder, "--json", cwd=tmp_path))
-    assert checked["choices_compared_with"] == "the model's own router"
+    assert checked["layers_compared_with_router"] == [0, 1]
 
 
 @pytest.mark.slow

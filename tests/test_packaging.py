@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,8 +62,8 @@ class Built:
     said: str
 
 
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Standard output of a command; its whole output in the failure, if it fails."""
+def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed; its whole output is in the failure, if it does not."""
     clean = {key: each for key, each in os.environ.items() if key != "PYTHONPATH"}
     finished = subprocess.run(
         list(map(str, command)),
@@ -73,7 +74,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
+    return finished
 
 
 def copy_checkout(target: Path) -> Path:
@@ -101,12 +102,12 @@ def users_folder(folder: Path) -> Path:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("build")
     source = copy_checkout(folder / "source")
-    said = run(sys.executable, "-m", "build", source, "--outdir", folder / "dist", cwd=folder)
+    made = run(sys.executable, "-m", "build", source, "--outdir", folder / "dist", cwd=folder)
     direct = folder / "direct"
     run(sys.executable, "-m", "build", "--wheel", source, "--outdir", direct, cwd=folder)
     (sdist,), (wheel,) = folder.glob("dist/*.tar.gz"), folder.glob("dist/*.whl")
     (direct_wheel,) = direct.glob("*.whl")
-    return Built(source, sdist, wheel, direct_wheel, said)
+    return Built(source, sdist, wheel, direct_wheel, made.stdout + made.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +150,19 @@ def test_the_build_environment_holds_setuptools_and_nothing_heavy(built: Built) 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     required = project["build-system"]["requires"]
     assert [requirement.partition(">")[0] for requirement in required] == ["setuptools"]
-    installed = [line.strip(" -") for line in built.said.splitlines() if line.startswith("  - ")]
-    assert set(installed) == set(required)
+    installed = re.findall(r"^  - ([\w-]+)", built.said, flags=re.MULTILINE)
+    assert set(installed) == {"setuptools"}
+
+
+def test_the_build_uses_nothing_that_setuptools_will_drop(built: Built) -> None:
+    assert "deprecat" not in built.said.lower()
 
 
 def test_the_wheel_holds_every_file_of_the_package_once(built: Built) -> None:
     names = [name for name in names_in_wheel(built.wheel) if ".dist-info/" not in name]
     assert names == published_names()
+    code = [text for name, text in contents_of_wheel(built.wheel).items() if name.endswith(".py")]
+    assert len(code) == len(set(code))
 
 
 def test_links_make_no_difference_between_the_sdists_wheel_and_the_checkouts(built: Built) -> None:
@@ -182,7 +189,7 @@ def test_the_sdist_is_the_checkout_without_links(built: Built) -> None:
 
 def test_check_wheel_contents_finds_nothing_wrong(built: Built) -> None:
     checker = Path(sys.executable).with_name("check-wheel-contents")
-    assert run(checker, built.wheel, cwd=built.source).strip().endswith("OK")
+    assert run(checker, built.wheel, cwd=built.source).stdout.strip().endswith(": OK")
 
 
 def test_the_wheel_says_what_it_is(built: Built) -> None:
@@ -197,8 +204,8 @@ def test_the_wheel_says_what_it_is(built: Built) -> None:
 
 
 def test_the_core_install_has_no_torch(core: Path) -> None:
-    listed = json.loads(run(core, "-m", "pip", "list", "--format", "json", cwd=core.parent))
-    installed = {package["name"].lower() for package in listed}
+    listed = run(core, "-m", "pip", "list", "--format", "json", cwd=core.parent).stdout
+    installed = {package["name"].lower() for package in json.loads(listed)}
     assert {"moe-interp", "numpy", "h5py"} <= installed
     assert not {"torch", "transformers", "accelerate"} & installed
 
@@ -207,8 +214,8 @@ def test_a_users_own_hooks_and_cache_do_not_clash_with_ours(core: Path, tmp_path
     folder = users_folder(tmp_path / "work")
     command = core.with_name("interp")
     version = run(command, "--version", cwd=folder, PYTHONPATH=str(folder))
-    assert version.startswith("moe-interp 0.")
-    seen = json.loads(run(core, "-c", IMPORT_EVERYTHING, cwd=folder))
+    assert version.stdout.startswith("moe-interp 0.")
+    seen = json.loads(run(core, "-c", IMPORT_EVERYTHING, cwd=folder).stdout)
     assert seen["mine"] == ["my own cache", "my own hooks"]
     assert Path(seen["cache"]).parts[-4:] == ("site-packages", "interp", "cache", "__init__.py")
     assert not seen["torch"]
@@ -271,7 +278,7 @@ def test_an_editable_install_runs_the_files_at_the_root(
         "print(cache.MINE, hooks.MINE, sep='\\n')\n"
         "for each in (interp.analyses, interp.cache, interp.hooks): print(each.__file__)"
     )
-    said = run(python, "-c", code, cwd=folder).splitlines()
+    said = run(python, "-c", code, cwd=folder).stdout.splitlines()
     assert said[:2] == ["my own cache", "my own hooks"]
     assert [Path(line).resolve() for line in said[2:]] == [
         (source / floor / "__init__.py").resolve() for floor in FLOORS

@@ -14,7 +14,7 @@ from interp.cache.reader import Store, open_store
 from interp.cache.records import SEGMENTS, Layout, PromptActivations
 from interp.cache.writer import StoreWriter
 from interp.results import read_results, write_results
-from interp.study import analyze, compared
+from interp.study import analyze, compared, resid_features
 
 N_ITEMS, N_TOKENS, N_EXPERTS, D_MODEL = 24, 30, 8, 6
 LAYOUT = Layout(
@@ -140,6 +140,67 @@ def test_generated_tokens_are_left_out_where_there_are_prompt_tokens(tmp_path: P
 def test_generated_tokens_are_used_and_named_where_there_is_nothing_else(tmp_path: Path) -> None:
     store = stored(tmp_path / "a.moe", generated=np.ones(N_TOKENS, dtype=bool))
     assert analyze(store, n_permutations=5, progress=False).run["generated_only"] is True
+
+
+def test_residual_features_are_means_over_the_rows_that_take_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows = np.array([0, 5, 9, 29])  # 0 is template and plays no part
+    with StoreWriter(
+        tmp_path / "a.moe", layout=LAYOUT, provenance={"model": "simulated"}, part_mb=0.02
+    ) as writer:
+        for item in range(N_ITEMS):
+            for condition in ("mixed", "benchmark", "organic"):
+                values = rng.normal(size=(2, 4, D_MODEL)).astype(np.float32)
+                resid = {("resid_post", 1): values[0], ("resid_post", 3): values[1]}
+                writer.add(prompt(rng, item, condition, resid_token_index=rows, resid=resid))
+    store = open_store(tmp_path / "a.moe")
+    assert len(store.manifest["parts"]) > 2
+    pair = compared(store, ("benchmark", "organic"))
+    for layer in (1, 3):
+        held = store.resid("resid_post", layer)
+        expected = []
+        for number, condition in enumerate(store.prompts["condition"]):
+            ours = [
+                value
+                for value, token in zip(held.values, held.token_index, strict=True)
+                if store.prompt_index[token] == number and store.position[token] != 0
+            ]
+            if condition != "mixed":
+                assert len(ours) == 3
+                expected.append(np.mean(ours, axis=0))
+        np.testing.assert_allclose(resid_features(pair, layer), expected, atol=1e-6)
+
+
+def test_prompts_without_a_residual_that_takes_part_leave_the_probe_out(tmp_path: Path) -> None:
+    store = stored(tmp_path / "a.moe", resid_token_index=np.array([1]))
+    results = analyze(store, n_permutations=5, progress=False)
+    assert results.absent["probes_resid_post"].startswith(
+        "48 of 48 prompts kept no residual stream"
+    )
+    assert set(results.probes["site"]) == {"length", "bag_of_tokens", "routing"}
+
+
+def test_prompts_of_template_alone_are_counted_as_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "a.moe", layout=LAYOUT, provenance={}) as writer:
+        for item in range(N_ITEMS):
+            for condition in ("benchmark", "organic"):
+                writer.add(prompt(rng, item, condition))
+        writer.add(prompt(rng, N_ITEMS, "organic", segment=np.zeros(N_TOKENS, dtype=np.uint8)))
+    results = analyze(open_store(tmp_path / "a.moe"), n_permutations=5, progress=False)
+    assert results.absent["prompts"].startswith("1 of 49 prompts have no token outside template")
+    assert results.run["prompts"] == {"benchmark": N_ITEMS, "organic": N_ITEMS}
+
+
+def test_a_single_item_has_no_null_and_no_probe_and_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "a.moe", layout=LAYOUT, provenance={}) as writer:
+        for condition in ("benchmark", "organic"):
+            writer.add(prompt(rng, 0, condition))
+    results = analyze(open_store(tmp_path / "a.moe"), n_permutations=5, progress=False)
+    assert results.absent["divergence"].startswith("No null can be drawn: ")
+    assert results.absent["probes"].startswith("No probe can be cross-validated: ")
+    assert not results.usage.empty
 
 
 def test_a_store_of_one_condition_says_what_is_absent(tmp_path: Path) -> None:

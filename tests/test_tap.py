@@ -121,7 +121,7 @@ def test_a_fused_block_that_never_calls_its_router_is_recorded_all_the_same(
     with RoutingTap(tiny.model) as tap:
         torch.testing.assert_close(tiny.model(ids).logits, expected, rtol=0, atol=0)
     records = tap.take()
-    assert tap.router_called is False
+    assert tap.compared_layers == ()
     assert records.expert_indices is not None
     assert usual.expert_indices is not None
     assert torch.equal(records.expert_indices, usual.expert_indices)
@@ -202,6 +202,32 @@ def test_take_without_a_pass_says_so(tiny: LoadedModel) -> None:
         RoutingTap(tiny.model) as tap,
         pytest.raises(ModelError, match="resid_pre of layer 0 was not seen"),
     ):
+        tap.take()
+
+
+def test_a_second_take_without_a_pass_says_so(tiny: LoadedModel) -> None:
+    with RoutingTap(tiny.model, sites=("resid_post",)) as tap:
+        tiny.model(token_ids(tiny))
+        tap.take()
+        with pytest.raises(ModelError, match="resid_post of layer 0 was not seen in this pass"):
+            tap.take()
+
+
+def test_the_layers_whose_router_was_called_are_named(tiny: LoadedModel) -> None:
+    mlp = tiny.model.model.layers[0].mlp
+    mlp.forward = fused(mlp)
+    with RoutingTap(tiny.model) as tap:
+        tiny.model(token_ids(tiny))
+    tap.take()
+    assert tap.compared_layers == (1,)
+
+
+def test_nan_in_the_residual_stream_is_refused(tiny: LoadedModel) -> None:
+    with torch.no_grad():
+        tiny.model.model.layers[1].mlp.experts.down_proj_bias.fill_(float("nan"))
+    with RoutingTap(tiny.model, sites=("resid_post",)) as tap:
+        tiny.model(token_ids(tiny))
+    with pytest.raises(ModelError, match="resid_post of layer 1 holds NaN"):
         tap.take()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.analyses.usage import expert_usage, prompt_usage
+from interp.analyses.usage import expert_usage, slots_by_prompt
 
 
 def chosen_experts(
@@ -18,7 +18,7 @@ def chosen_experts(
     return np.argsort(scores, axis=-1)[..., :top_k].astype(np.uint8)
 
 
-def test_prompt_usage_is_the_count_of_a_loop_over_tokens() -> None:
+def test_slots_by_prompt_is_the_count_of_a_loop_over_tokens() -> None:
     rng = np.random.default_rng(0)
     chosen = chosen_experts(rng, 50, 3, 6, 2)
     prompt_index = rng.integers(0, 4, 50)
@@ -27,7 +27,7 @@ def test_prompt_usage_is_the_count_of_a_loop_over_tokens() -> None:
         for layer in range(3):
             for expert in chosen[token, layer]:
                 expected[prompt_index[token], layer, expert] += 1
-    counts = prompt_usage(chosen, prompt_index=prompt_index, n_prompts=5, n_experts=6)
+    counts = slots_by_prompt(chosen, prompt_index=prompt_index, n_prompts=5, n_experts=6)
     np.testing.assert_array_equal(counts, expected)
 
 
@@ -107,17 +107,17 @@ def test_usage_sums_to_one_and_follows_renamed_experts(
 
 def test_expert_beyond_the_layer_is_named() -> None:
     with pytest.raises(ValueError, match=r"holds expert 32, but the experts are only 32 \(0 to 31"):
-        prompt_usage(np.array([[[32]]]), prompt_index=np.array([0]), n_prompts=1, n_experts=32)
+        slots_by_prompt(np.array([[[32]]]), prompt_index=np.array([0]), n_prompts=1, n_experts=32)
 
 
 def test_prompt_beyond_the_prompts_is_named() -> None:
     with pytest.raises(ValueError, match="holds prompt 1, but the prompts are only 1"):
-        prompt_usage(np.array([[[0]]]), prompt_index=np.array([1]), n_prompts=1, n_experts=2)
+        slots_by_prompt(np.array([[[0]]]), prompt_index=np.array([1]), n_prompts=1, n_experts=2)
 
 
 def test_no_token_is_refused() -> None:
     with pytest.raises(ValueError, match="holds no token"):
-        prompt_usage(
+        slots_by_prompt(
             np.empty((0, 1, 1), dtype=int),
             prompt_index=np.empty(0, dtype=int),
             n_prompts=1,

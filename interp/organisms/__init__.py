@@ -1,7 +1,10 @@
 """Small trained models with known answers; so far the toy, a gpt-oss of 4 layers and 32 experts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.hooks.load import LoadedModel
 
 ORGANISMS = ("toy",)
 
@@ -15,6 +18,25 @@ def path(name: str) -> Path:
     if name not in ORGANISMS:
         raise ValueError(f"there is no organism {name!r}; choose one of {', '.join(ORGANISMS)}")
     return Path(__file__).parent / name
+
+
+def load_model(
+    name_or_path: str | Path, *, dtype: str = "auto", device_map: str = "auto"
+) -> "LoadedModel":
+    """Load a model and its tokenizer: an organism by its name, else as `interp.hooks.load` does.
+
+    Args:
+        name_or_path: `toy`, a hub name such as `openai/gpt-oss-20b`, or a directory.
+        dtype: `auto` for the checkpoint's own, or a name such as `float32`.
+        device_map: As in transformers; `auto` fills the accelerators first.
+
+    Raises:
+        InputError: If nothing can be loaded from there, or the model has no expert routing.
+    """
+    from interp.hooks import load as hooks_load
+
+    found = path(str(name_or_path)) if name_or_path in ORGANISMS else name_or_path
+    return hooks_load.load_model(found, dtype=dtype, device_map=device_map)
 
 
 def load(name: str) -> tuple[Any, Any]:
