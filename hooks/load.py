@@ -61,7 +61,7 @@ def load_model(
             name_or_path, dtype=dtype, device_map=device_map, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         advice = TOO_LARGE if "offload" in str(error) else EXPECTED
         raise InputError(
             f"{name_or_path} cannot be loaded as a model ({_first_sentence(error)}); {advice}"
