@@ -297,7 +297,11 @@ def run_facts(
         "settings": {
             "n_permutations": n_permutations,
             "segments_left_out": ", ".join(LEFT_OUT),
-            "capture": provenance.get("settings", {}),
+            **{
+                f"capture_{name}": ", ".join(map(str, each)) if isinstance(each, list) else each
+                for name, each in provenance.get("settings", {}).items()
+                if each is not None
+            },
         },
         "versions": provenance.get("versions", {})
         | {"analysis": installed_versions(["moe-interp"])["moe-interp"]},
