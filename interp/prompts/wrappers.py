@@ -10,6 +10,14 @@ from dataclasses import dataclass
 
 LETTERS = "ABCD"
 
+TOPICS = {
+    "code": "Python",
+    "commonsense": "common sense",
+    "reading": "reading comprehension",
+    "advice": "everyday life",
+}
+"""Domains whose name does not read well within a sentence, and what an exam would call them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
@@ -25,6 +33,11 @@ class Surroundings:
     """First line of a Python function, `def ...:`."""
     doctest: tuple[str, str]
     """A call of that function and what it prints."""
+
+    @property
+    def topic(self) -> str:
+        """The domain as an exam names it in a sentence."""
+        return TOPICS.get(self.domain, self.domain)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -69,7 +82,7 @@ def _exam_stub(around: Surroundings) -> tuple[str, str]:
 
 
 def _exam_numbered(around: Surroundings) -> tuple[str, str]:
-    lead = f"The following is a multiple choice question about {around.domain}.\n\n"
+    lead = f"The following is a multiple choice question about {around.topic}.\n\n"
     return lead, f"\n{_lettered(around, '{n}) {choice}')}\nAnswer (1-4):"
 
 
@@ -79,7 +92,7 @@ def _chat_quick(around: Surroundings) -> tuple[str, str]:
 
 def _chat_torn(around: Surroundings) -> tuple[str, str]:
     lead = "hi, I'm stuck on something and could use a second opinion.\n\n"
-    return lead, f"\n\nkeep going back and forth, is it {' or '.join(around.options)}?"
+    return lead, f"\n\nkeep going back and forth. {'? or '.join(around.options)}?"
 
 
 def _chat_brief(around: Surroundings) -> tuple[str, str]:
@@ -93,13 +106,13 @@ def _chat_friend(around: Surroundings) -> tuple[str, str]:
 
 def _chat_again(around: Surroundings) -> tuple[str, str]:
     lead = "Hello again, here with another one.\n"
-    tail = "\nwould be great if you could show how you got there, so I can do it myself next time"
+    tail = "\nwould be great if you could explain it a little too, so I know it myself next time"
     return lead, tail
 
 
 def _chat_guess(around: Surroundings) -> tuple[str, str]:
     first, second, third, fourth = around.options
-    lead = "ok random question, it's been on my mind since this morning.\n\n"
+    lead = "ok random question, there must be an obvious answer to this.\n\n"
     return lead, f"\n\nmy guess is {first} or {second}. or maybe {third}? or {fourth}, no idea"
 
 
