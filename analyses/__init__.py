@@ -3,8 +3,9 @@
 Names load when first used, so that `import interp.analyses` stays quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from interp.analyses.divergence import Divergence as Divergence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from interp.analyses.usage import expert_usage as expert_usage
     from interp.analyses.usage import slots_by_prompt as slots_by_prompt
 
-_HOME = {
+_HOMES = {
     "Divergence": "divergence",
     "ProbeScore": "probes",
     "Usage": "usage",
@@ -43,12 +44,4 @@ _HOME = {
     "usage_divergence": "divergence",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

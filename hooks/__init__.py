@@ -3,8 +3,9 @@
 Names load when first used, because torch and transformers take seconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from interp.hooks.capture import CaptureSettings as CaptureSettings
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from interp.hooks.tap import PassRecords as PassRecords
     from interp.hooks.tap import RoutingTap as RoutingTap
 
-_HOME = {
+_HOMES = {
     "CaptureSettings": "capture",
     "LoadedModel": "load",
     "PassRecords": "tap",
@@ -23,12 +24,4 @@ _HOME = {
     "render_prompt": "render",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOME)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

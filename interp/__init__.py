@@ -3,8 +3,9 @@
 Names load when first used, so that `import interp` costs next to nothing and needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from interp import organisms as organisms
@@ -21,27 +22,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CaptureSettings": "interp.hooks.capture",
-    "Prompt": "interp.cache.records",
-    "RoutingTap": "interp.hooks.tap",
-    "analyze": "interp.study",
-    "capture": "interp.hooks.capture",
-    "load_model": "interp.organisms",
-    "load_prompts": "interp.prompts",
-    "open_store": "interp.cache.reader",
-    "organisms": "interp",
-    "write_report": "interp.report",
+    "CaptureSettings": "hooks.capture",
+    "Prompt": "cache.records",
+    "RoutingTap": "hooks.tap",
+    "analyze": "study",
+    "capture": "hooks.capture",
+    "load_model": "organisms",
+    "load_prompts": "prompts",
+    "open_store": "cache.reader",
+    "organisms": "organisms",
+    "write_report": "report",
 }
 __all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'interp' has no attribute {name!r}")
-    if name == "organisms":
-        return import_module("interp.organisms")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

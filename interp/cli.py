@@ -81,6 +81,7 @@ def capture(
     """
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
+    from interp.cache.reader import open_store
     from interp.prompts.loading import load_several
 
     chosen = load_several(prompts, condition=condition, limit=limit)
@@ -96,7 +97,10 @@ def capture(
         batch_tokens=batch_tokens,
     )
     was_captured = run_capture(load(model, dtype=dtype), chosen, out, settings=settings)
-    say({"store": str(out), "prompts": len(chosen), "captured": was_captured}, json)
+    check = open_store(out).provenance["self_check"]
+    facts = {"store": str(out), "prompts": len(chosen), "captured": was_captured}
+    compared = f"{len(check['layers_compared_with_router'])} of {len(check['layers'])}"
+    say(facts | {"layers_compared_with_router": compared}, json)
 
 
 @importing.command

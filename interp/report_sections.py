@@ -13,23 +13,12 @@ from interp.cache.records import CONDITIONS
 from interp.figure_style import LAYER_TITLE
 from interp.figures import divergence_figure, probe_figure, usage_figure
 from interp.report_html import figure_block, json_script, numbers_table, section
-from interp.results import Results
+from interp.results import DIVERGENCE_COLUMNS, Results
 from interp.sentences import LADDER, absent_sentences
 from interp.token_view import token_payload
 
 PANELS = ("divergence", "usage", "probes", "token_view")
 """How the keys of `Results.absent` begin, one panel each."""
-DIVERGENCE_NUMBERS = (
-    "layer",
-    "raw_bits",
-    "raw_null_bits",
-    "raw_null_high_bits",
-    "p_value",
-    "token_matched_bits",
-    "token_matched_null_bits",
-    "overlap",
-    "share_explained_by_vocabulary",
-)
 PROBE_NUMBERS = (
     "site",
     "layer",
@@ -70,7 +59,7 @@ def divergence_section(results: Results, model: str) -> str:
     drawn = ""
     if not results.divergence.empty:
         drawn = figure_block("divergence", divergence_figure(results.divergence, model=model))
-        drawn += numbers_table(results.divergence, DIVERGENCE_NUMBERS)
+        drawn += numbers_table(results.divergence, DIVERGENCE_COLUMNS)
     return section("divergence", "Where does routing differ?", drawn, reasons)
 
 

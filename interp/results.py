@@ -10,6 +10,18 @@ import pandas as pd
 from interp.cache.errors import InputError
 from interp.cache.manifest import write_whole
 
+DIVERGENCE_COLUMNS = (
+    "layer",
+    "raw_bits",
+    "raw_null_bits",
+    "raw_null_high_bits",
+    "p_value",
+    "token_matched_bits",
+    "token_matched_null_bits",
+    "overlap",
+    "share_explained_by_vocabulary",
+)
+PROBE_COLUMNS = ("site", "layer", "target", "split", "auroc", "auroc_low", "auroc_high", "baseline")
 TABLES = ("usage", "divergence", "probes")
 
 

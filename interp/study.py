@@ -1,13 +1,11 @@
 """One study: a store goes in, the tables of usage, divergence and probes come out."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float
 from tqdm import tqdm
 
 from interp.analyses.divergence import usage_divergence
@@ -19,95 +17,18 @@ from interp.analyses.features import (
 )
 from interp.analyses.probes import grouped_folds, probe, shuffled_probe
 from interp.analyses.usage import expert_usage
-from interp.cache.errors import InputError
 from interp.cache.reader import Store
-from interp.cache.records import CONDITIONS, SEGMENTS
+from interp.cache.records import CONDITIONS
 from interp.cache.versions import installed_versions
-from interp.results import Results
-
-COMPARED = ("benchmark", "organic")
-LEFT_OUT = ("template", "system", "developer")
-"""Segments that take no part: what surrounds the prompt and says nothing of it. Which of the two
-instructions of a chat become is up to the model's template."""
-DIVERGENCE_COLUMNS = (
-    "layer",
-    "raw_bits",
-    "raw_null_bits",
-    "raw_null_high_bits",
-    "p_value",
-    "token_matched_bits",
-    "token_matched_null_bits",
-    "overlap",
-    "share_explained_by_vocabulary",
+from interp.compared import (
+    COMPARED,
+    LEFT_OUT,
+    Compared,
+    compared,
+    is_generated_only,
+    without_tokens,
 )
-PROBE_COLUMNS = ("site", "layer", "target", "split", "auroc", "auroc_low", "auroc_high", "baseline")
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The tokens and prompts of a store that a comparison uses, and how they hang together."""
-
-    store: Store
-    token: Int[np.ndarray, "tokens"]
-    """Tokens of the store that take part, rising."""
-    prompt: Int[np.ndarray, "prompts"]
-    """Rows of `store.prompts` that take part, rising."""
-    prompt_index: Int[np.ndarray, "tokens"]
-    """For each token, which entry of `prompt` it belongs to."""
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """The prompts that take part."""
-        return self.store.prompts.iloc[self.prompt]
-
-    @cached_property
-    def condition(self) -> Shaped[np.ndarray, "prompts"]:
-        """Condition of each prompt."""
-        return self.table["condition"].to_numpy(dtype=str)
-
-    @cached_property
-    def benchmark(self) -> Bool[np.ndarray, "prompts"]:
-        """True for benchmark, False for organic."""
-        return np.asarray(self.condition == "benchmark")
-
-    @cached_property
-    def item(self) -> Shaped[np.ndarray, "prompts"]:
-        """The unit of tests and splits: the item that a prompt is a variant of."""
-        return self.table["item_id"].to_numpy(dtype=str)
-
-    @property
-    def has_both(self) -> bool:
-        """Whether there are prompts of both conditions."""
-        return bool(self.benchmark.any() and (~self.benchmark).any())
-
-
-def compared(store: Store, conditions: tuple[str, ...]) -> Compared:
-    """The tokens of these conditions that say something: no template, no instructions.
-
-    Prompt tokens where the store has any; generated tokens only where it has nothing else, as in
-    traces recorded elsewhere.
-
-    Raises:
-        InputError: If no token is left.
-    """
-    left_out = [SEGMENTS.index(name) for name in LEFT_OUT]
-    of_condition = store.prompts["condition"].isin(conditions).to_numpy()
-    used = ~np.isin(store.segment, left_out) & of_condition[store.prompt_index]
-    if not is_generated_only(store):
-        used &= ~store.generated
-    if not used.any():
-        raise InputError(
-            f"{store.path.name} holds no token of the conditions {', '.join(conditions)} outside "
-            "template and instructions; capture prompts that have user text"
-        )
-    token = np.flatnonzero(used)
-    prompt, prompt_index = np.unique(store.prompt_index[token], return_inverse=True)
-    return Compared(store, token, prompt, prompt_index)
-
-
-def is_generated_only(store: Store) -> bool:
-    """Whether every token of the store was written by the model."""
-    return bool(store.generated.all())
+from interp.results import DIVERGENCE_COLUMNS, PROBE_COLUMNS, Results
 
 
 def analyze(
@@ -142,7 +63,7 @@ def analyze(
         pair = compared(store, COMPARED)
         rng = np.random.default_rng(seed)
         absent = without_tokens(store, everything)
-        divergence, probes = pd.DataFrame(columns=DIVERGENCE_COLUMNS), empty_probes()
+        divergence, probes = empty(DIVERGENCE_COLUMNS), empty(PROBE_COLUMNS)
         if not pair.has_both:
             only = ", ".join(sorted(set(pair.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
@@ -159,17 +80,6 @@ def analyze(
     return Results(
         usage=usage.to_frame(), divergence=divergence, probes=probes, run=run, absent=absent
     )
-
-
-def without_tokens(store: Store, everything: Compared) -> dict[str, str]:
-    """A sentence on prompts that take no part because no token of theirs is left."""
-    n_missing = len(store.prompts) - len(everything.prompt)
-    if not n_missing:
-        return {}
-    return {
-        "prompts": f"{n_missing} of {len(store.prompts)} prompts have no token outside "
-        f"{', '.join(LEFT_OUT)}, and take no part."
-    }
 
 
 def divergence_table(
@@ -207,7 +117,9 @@ def probe_tables(
     try:
         fold = grouped_folds(pair.benchmark, pair.item, rng=rng)
     except ValueError as error:
-        return empty_probes(), absent | {"probes": f"No probe can be cross-validated: {error}."}
+        return empty(PROBE_COLUMNS), absent | {
+            "probes": f"No probe can be cross-validated: {error}."
+        }
     tables = []
     for site, layer, features in probe_features(pair):
         is_baseline = np.isnan(layer)
@@ -270,9 +182,9 @@ def resid_features(pair: Compared, layer: int) -> Float[np.ndarray, "prompts d_m
     )
 
 
-def empty_probes() -> pd.DataFrame:
-    """A probe table without rows."""
-    return pd.DataFrame(columns=PROBE_COLUMNS)
+def empty(columns: Sequence[str]) -> pd.DataFrame:
+    """A table without rows."""
+    return pd.DataFrame(columns=list(columns))
 
 
 def run_facts(

@@ -65,6 +65,13 @@ class Said:
 
 Command = Callable[..., Said]
 
+CAPTURED = {
+    "store": "a.moe",
+    "prompts": 12,
+    "captured": True,
+    "layers_compared_with_router": "2 of 2",
+}
+
 
 @pytest.fixture
 def interp(
@@ -418,11 +425,11 @@ def test_a_capture_is_described_analysed_and_drawn(
 ) -> None:
     given = ("capture", tiny_folder, "--prompts", chats, "--out", "a.moe", "--positions", "all")
     said = interp(*given, "--json")
-    assert only_object(said) == {"store": "a.moe", "prompts": 12, "captured": True}
+    assert only_object(said) == CAPTURED
     assert "capture: 100%" in said.err
 
     again = only_object(interp(*given, "--json"))
-    assert again == {"store": "a.moe", "prompts": 12, "captured": False}
+    assert again == CAPTURED | {"captured": False}
 
     facts = only_object(interp("info", "a.moe", "--json"))
     assert (facts["n_layers"], facts["n_experts"], facts["top_k"]) == (2, 8, 2)
@@ -488,7 +495,7 @@ def test_stdout_of_a_real_command_holds_one_json_object_and_nothing_else(
 ) -> None:
     given = ("capture", tiny_folder, "--prompts", chats, "--out", "a.moe", "--json")
     said = in_a_new_process(*given, cwd=tmp_path)
-    assert only_object(said) == {"store": "a.moe", "prompts": 12, "captured": True}
+    assert only_object(said) == CAPTURED
     assert "capture: 100%" in said.err
     checked = only_object(in_a_new_process("doctor", tiny_folder, "--json", cwd=tmp_path))
     assert checked["layers_compared_with_router"] == [0, 1]
