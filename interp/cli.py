@@ -18,7 +18,15 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-CAPTURE_PACKAGES = ("accelerate", "jinja2", "safetensors", "tokenizers", "torch", "transformers")
+CAPTURE_PACKAGES = (
+    "accelerate",
+    "huggingface_hub",
+    "jinja2",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 """What the extra `capture` installs and a command may find missing."""
 importing = App(name="import", help="Make a store of traces recorded elsewhere.")
 app.command(importing)
@@ -217,9 +225,11 @@ def load(model: str, *, dtype: str) -> Any:
 
 
 def quiet_transformers() -> None:
-    """Keep the library's own notices out of the command's output."""
+    """Keep the libraries' own notices out of the command's output."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -254,7 +264,7 @@ def say(facts: dict[str, Any], as_json: bool) -> None:
             lines = "".join(f"\n  {key}: {each}" for key, each in value.items())
             sys.stdout.write(f"{name}:{lines or ' none'}\n")
         else:
-            sys.stdout.write(f"{name}: {value}\n")
+            sys.stdout.write(f"{name}: {'none' if value == '' else value}\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
