@@ -49,11 +49,6 @@ class Compared:
         """The unit of tests and splits: the item that a prompt is a variant of."""
         return self.table["item_id"].to_numpy(dtype=str)
 
-    @property
-    def has_both(self) -> bool:
-        """Whether there are prompts of both conditions."""
-        return bool(self.benchmark.any() and (~self.benchmark).any())
-
 
 def compared(store: Store, conditions: tuple[str, ...]) -> Compared:
     """The tokens of these conditions that say something: no template, no instructions.

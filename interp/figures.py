@@ -39,8 +39,8 @@ def divergence_figure(divergence: pd.DataFrame, *, model: str) -> go.Figure:
     rows = divergence.sort_values("layer")
     figure = go.Figure(
         [
-            _band(rows, high="raw_null_high_bits", name="null, 95 % of shuffles"),
-            _line(rows, "raw_null_bits", name="null, mean", color=MUTED, dash="dot"),
+            _band(rows, high="raw_null_high_bits", name="raw null, 95 % of shuffles"),
+            _line(rows, "raw_null_bits", name="raw null, mean", color=MUTED, dash="dot"),
             _line(
                 rows,
                 "token_matched_null_bits",
@@ -58,7 +58,7 @@ def divergence_figure(divergence: pd.DataFrame, *, model: str) -> go.Figure:
         title="Divergence of expert usage by layer",
         subtitle=f"{model} · n = {first.n_tokens_benchmark:,.0f} benchmark and "
         f"{first.n_tokens_organic:,.0f} organic tokens · null: "
-        f"{first.n_permutations:,.0f} shuffles of {first.n_units:,.0f} prompts or items",
+        f"{first.n_permutations:,.0f} shuffles of {first.n_units:,.0f} items",
         summary=divergence_sentence(divergence),
     )
     layer_axis(figure, rows["layer"].to_numpy())

@@ -68,5 +68,5 @@ def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     if pd.isna(value):
-        return "not known"
+        return "none"
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4f}"

@@ -80,6 +80,11 @@ def probe_section(results: Results, model: str) -> str:
         probes = probes[probes["target"] == "condition"]
     if not probes.empty:
         drawn = figure_block("probes", probe_figure(probes, model=model))
+        positions = results.run.get("settings", {}).get("capture_positions", "not recorded")
+        drawn += (
+            "<p>routing: usage over all compared tokens of a prompt; resid_post: mean over its "
+            f"captured ones (positions: {escape(str(positions))}).</p>"
+        )
         drawn += numbers_table(probes, PROBE_NUMBERS)
         if not reasons and "resid_post" not in set(probes["site"]):
             reasons = ["Probes on resid_post are not in the results; no reason was recorded."]
@@ -134,7 +139,7 @@ def run_section(results: Results, store: Store) -> str:
         "Revision": run.get("revision") or "not recorded",
         "Routed layers": f"{run.get('n_layers')} layers of {run.get('n_experts')} experts, "
         f"{run.get('top_k')} per token; d_model {run.get('d_model') or 'not recorded'}",
-        "Tokens": _listed(run.get("tokens", {})),
+        "Tokens compared": _listed(run.get("tokens", {})),
         "Only generated tokens": "yes" if run.get("generated_only") else "no",
         "Settings": _listed(run.get("settings", {})),
         "Versions": _listed(run.get("versions", {})),
@@ -151,7 +156,7 @@ def _prompt_counts(prompts: pd.DataFrame) -> str:
     shown = [name for name in CONDITIONS if (prompts["condition"] == name).any()]
     counts = pd.crosstab(prompts["source"], prompts["condition"])[shown]
     tokens = prompts.groupby("source")["n_tokens"].sum()
-    head = "".join(f'<th class="number">{name}</th>' for name in [*shown, "tokens"])
+    head = "".join(f'<th class="number">{name}</th>' for name in [*shown, "tokens stored"])
     body = "".join(
         f"<tr><td>{escape(str(source) or 'not recorded')}</td>{_number_cells(row)}</tr>"
         for source, row in counts.assign(tokens=tokens).iterrows()

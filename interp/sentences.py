@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+COMPARED = ("benchmark", "organic")
 LADDER = {
     "insufficient": "too few prompts or sources to say",
     "no_difference": "inside a stated margin",
@@ -14,53 +15,65 @@ LADDER = {
     "causal": "removing those experts hurts benchmark prompts more",
 }
 """The rungs a claim can stand on, lowest first, and what each says."""
+SURFACE = {"length": "prompt length", "bag_of_tokens": "a bag of tokens"}
+"""Baselines that see only the surface of a prompt, and what the report calls them."""
 
 
 def compared_sentence(run: Mapping[str, Any]) -> str:
     """What was compared: the model and its experts, prompts and tokens per condition."""
     prompts, tokens = run.get("prompts", {}), run.get("tokens", {})
     sides = [
-        f"{prompts.get(name, 0):,} {name} prompts ({tokens.get(name, 0):,} tokens)"
-        for name in ("benchmark", "organic")
+        f"for {counted(prompts[name], f'{name} prompt')} ({counted(tokens.get(name, 0), 'token')})"
+        for name in COMPARED
+        if prompts.get(name)
     ]
     others = [
-        f"{count:,} {name} prompts"
-        for name, count in prompts.items()
-        if name not in ("benchmark", "organic")
+        counted(count, f"{name} prompt") for name, count in prompts.items() if name not in COMPARED
     ]
-    aside = f" A further {' and '.join(others)} are in the store." if others else ""
+    aside = f" The store also holds {' and '.join(others)}." if others else ""
     return (
-        f"Which experts does {run['model']} use, layer by layer, for {sides[0]} "
-        f"and for {sides[1]}? It has {run['n_layers']} routed layers of {run['n_experts']} experts "
+        f"Which experts does {run['model']} use, layer by layer, {' and '.join(sides)}? "
+        f"It has {counted(run['n_layers'], 'routed layer')} of {run['n_experts']} experts "
         f"and picks {run['top_k']} per token.{aside}"
     )
 
 
+def counted(count: float, noun: str) -> str:
+    """A count with its noun, in the plural where it must be."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
 def divergence_sentence(divergence: pd.DataFrame) -> str:
-    """The layer of largest raw divergence, against its null, and what vocabulary explains there."""
-    top = divergence.iloc[int(np.nanargmax(divergence["raw_bits"]))]
-    n_above = int((divergence["raw_bits"] > divergence["raw_null_high_bits"]).sum())
-    times = f"{top.raw_bits / top.raw_null_bits:.3g} times" if top.raw_null_bits > 0 else "above"
+    """The largest raw divergence against its null, and what vocabulary explains over the layers."""
+    rows = divergence[divergence["raw_bits"].notna()]
+    if rows.empty:
+        return "No divergence could be computed."
+    top = rows.iloc[int(rows["raw_bits"].to_numpy().argmax())]
+    above = rows[rows["raw_bits"] > rows["raw_null_high_bits"]]
+    shuffles = f"{counted(top.n_permutations, 'shuffle')} of {counted(top.n_units, 'item')}"
+    is_least = top.p_value <= 1.000001 / (top.n_permutations + 1)
+    certainty = f"the least that {shuffles} can show" if is_least else f"from {shuffles}"
     return (
-        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.3f} bits, {times} "
-        f"its null mean of {top.raw_null_bits:.4f} (p = {top.p_value:.2g} "
-        f"from {top.n_permutations:,.0f} shuffles). {_vocabulary_clause(top)} "
-        f"In {n_above} of {len(divergence)} layers it lies above the 95 % quantile of its null, "
-        "each layer tested by itself."
+        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.3f} bits, against "
+        f"a null with mean {top.raw_null_bits:.4f} and 95 % quantile {top.raw_null_high_bits:.4f} "
+        f"(p = {top.p_value:.2g}, {certainty}). In {len(above)} of {counted(len(rows), 'layer')} "
+        f"it lies above that quantile, each layer tested by itself. {_vocabulary_clause(above)}"
     )
 
 
-def _vocabulary_clause(top: pd.Series) -> str:
-    share = top.share_explained_by_vocabulary
-    if pd.isna(share):
-        return (
-            "It does not rise above its null there, so there is nothing for vocabulary to explain."
-        )
-    if share < 0:
-        return "Comparing the same tokens makes it larger there, so vocabulary explains none of it."
+def _vocabulary_clause(above: pd.DataFrame) -> str:
+    """What vocabulary explains, in the layers that can be told from their null."""
+    if above.empty:
+        return "No layer can be told from its null, so no share of vocabulary is given."
+    overlap = above["overlap"].iloc[0]
+    share = above["share_explained_by_vocabulary"].dropna().clip(0, 1)
+    if not overlap > 0 or share.empty:
+        return "The conditions share no token, so vocabulary cannot be told from anything else."
+    low, high = f"{100 * share.min():.0f}", f"{100 * share.max():.0f}"
+    percent = f"{high} %" if low == high else f"{low} to {high} %, depending on the layer,"
     return (
-        f"Vocabulary explains {100 * share:.0f} % there: comparing the same tokens "
-        f"leaves {top.token_matched_bits:.3f} bits."
+        f"Vocabulary explains {percent} of it, judged on the {100 * overlap:.0f} % of tokens "
+        "that can be matched."
     )
 
 
@@ -69,8 +82,8 @@ def usage_sentence(usage: pd.DataFrame) -> str:
     wide = usage.pivot_table(index=["layer", "expert"], columns="condition", values="usage")
     percent = (100 * wide).reset_index()
     uniform = f"A uniform share would be {100 / usage['expert'].nunique():.2g} %."
-    if not {"benchmark", "organic"} <= set(wide.columns):
-        condition = str(wide.columns[0])
+    if not set(COMPARED) <= set(wide.columns):
+        condition = next((name for name in COMPARED if name in wide.columns), wide.columns[0])
         top = percent.iloc[int(np.nanargmax(percent[condition]))]
         return (
             f"Expert {top.expert:.0f} of layer {top.layer:.0f} gets most, {top[condition]:.1f} % "
@@ -81,45 +94,61 @@ def usage_sentence(usage: pd.DataFrame) -> str:
     return (
         f"Usage differs most for expert {top.expert:.0f} of layer {top.layer:.0f}: "
         f"{top.benchmark:.1f} % of benchmark slots and {top.organic:.1f} % of organic ones "
-        f"({points} points). {uniform}"
+        f"({points} points), the largest of {counted(len(percent), 'difference')}, which have no "
+        f"null here. {uniform}"
     )
 
 
 def probe_sentence(probes: pd.DataFrame) -> str:
-    """The best probe beside the bag-of-tokens baseline, and what its height can and cannot show."""
-    real = probes[(probes["baseline"] == "") & probes["auroc"].notna()]
-    bag = probes[(probes["baseline"] == "bag_of_tokens") & probes["auroc"].notna()]
-    best = real.iloc[int(real["auroc"].to_numpy().argmax())] if len(real) else None
-    said = [_best_clause(best), _bag_clause(bag, best), _shuffled_clause(probes)]
+    """The best probe beside chance and the better surface baseline, and what that can show."""
+    known = probes[probes["auroc"].notna()]
+    real = known[known["baseline"] == ""]
+    surface = known[known["baseline"].isin(list(SURFACE))]
+    best, level = _highest(real), _highest(surface)
+    said = [_best_clause(best, len(real)), _surface_clause(level, best), _shuffled_clause(known)]
     return " ".join(clause for clause in said if clause)
 
 
-def _best_clause(best: pd.Series | None) -> str:
+def _highest(probes: pd.DataFrame) -> pd.Series | None:
+    return probes.iloc[int(probes["auroc"].to_numpy().argmax())] if len(probes) else None
+
+
+def _best_clause(best: pd.Series | None, n_probes: int) -> str:
     if best is None:
         return "No probe on the model's activations was fitted."
+    where = f"{best.site} at layer {best.layer:.0f}"
+    reached = f"{best.auroc:.2f} (95 % interval {best.auroc_low:.2f} to {best.auroc_high:.2f})"
+    if best.auroc_low <= 0.5:
+        return (
+            f"No probe is told from chance: the best of {n_probes}, {where}, has AUROC {reached}."
+        )
+    said = f"The best of {n_probes} probes reads the condition from {where} with AUROC {reached}."
+    if best.auroc_low == best.auroc_high:
+        said += f" An interval without width only says that all {best.n_groups:,.0f} items agree."
+    return said
+
+
+def _surface_clause(level: pd.Series | None, best: pd.Series | None) -> str:
+    if level is None:
+        return "Without a surface baseline it cannot be said how much of this the model adds."
+    name = SURFACE[level.baseline]
+    if best is None or best.auroc_low <= 0.5:
+        return f"{name.capitalize()} alone reaches {level.auroc:.2f}."
+    if best.auroc <= level.auroc:
+        return f"That is no higher than {name} alone, which reaches {level.auroc:.2f}."
+    if best.auroc_low <= level.auroc_high:
+        return (
+            f"It cannot be told from {name} alone, which reaches {level.auroc:.2f}: "
+            "the intervals overlap."
+        )
     return (
-        f"The best probe reads the condition from {best.site} at layer {best.layer:.0f} with AUROC "
-        f"{best.auroc:.2f} (95 % interval {best.auroc_low:.2f} to {best.auroc_high:.2f})."
+        f"{name.capitalize()} alone reaches {level.auroc:.2f}, below that interval; template, "
+        "order of words, topic and source remain possible explanations."
     )
 
 
-def _bag_clause(bag: pd.DataFrame, best: pd.Series | None) -> str:
-    if bag.empty:
-        return "Without a bag-of-tokens baseline it cannot be said how much of this is vocabulary."
-    level = bag.iloc[0]
-    reached = f"A bag of tokens alone reaches {level.auroc:.2f}"
-    if best is None:
-        return f"{reached}."
-    if best.auroc_low > level.auroc_high:
-        return (
-            f"{reached}, below the best probe's interval; "
-            "template and order of words remain possible explanations."
-        )
-    return f"{reached}: a probe at that height shows nothing beyond vocabulary."
-
-
-def _shuffled_clause(probes: pd.DataFrame) -> str:
-    shuffled = probes.loc[probes["baseline"] == "shuffled", "auroc"].dropna()
+def _shuffled_clause(known: pd.DataFrame) -> str:
+    shuffled = known.loc[(known["baseline"] == "shuffled") & known["layer"].notna(), "auroc"]
     if shuffled.empty:
         return ""
     return f"With shuffled labels the probes score {shuffled.min():.2f} to {shuffled.max():.2f}."

@@ -60,19 +60,19 @@ def analyze(
             n_experts=store.layout.n_experts,
             layer_indices=layers,
         )
-        pair = compared(store, COMPARED)
         rng = np.random.default_rng(seed)
         absent = without_tokens(store, everything)
         divergence, probes = empty(DIVERGENCE_COLUMNS), empty(PROBE_COLUMNS)
-        if not pair.has_both:
-            only = ", ".join(sorted(set(pair.condition)))
+        if not set(COMPARED) <= set(everything.condition):
+            only = " and ".join(sorted(set(everything.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
             absent |= {"divergence": sentence, "probes": sentence}
         else:
+            pair = compared(store, COMPARED)
             try:
                 divergence = divergence_table(pair, rng, n_permutations, bar.update)
             except ValueError as error:
-                absent["divergence"] = f"No null can be drawn: {error}."
+                absent["divergence"] = too_few(pair, error)
             probes, unprobed = probe_tables(pair, rng, bar.update)
             absent |= unprobed
         bar.update(n_steps - bar.n)
@@ -100,6 +100,15 @@ def divergence_table(
     ).to_frame()
 
 
+def too_few(pair: Compared, error: ValueError) -> str:
+    """Why nothing can be shuffled or split, as a sentence with the counts."""
+    n_items = {name: len(set(pair.item[pair.condition == name])) for name in COMPARED}
+    return (
+        f"Nothing can be shuffled or split: {n_items['benchmark']} items have benchmark prompts "
+        f"and {n_items['organic']} have organic ones, and more of each are needed ({error})."
+    )
+
+
 def probe_tables(
     pair: Compared, rng: np.random.Generator, advance: Callable[[int], Any]
 ) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -117,9 +126,7 @@ def probe_tables(
     try:
         fold = grouped_folds(pair.benchmark, pair.item, rng=rng)
     except ValueError as error:
-        return empty(PROBE_COLUMNS), absent | {
-            "probes": f"No probe can be cross-validated: {error}."
-        }
+        return empty(PROBE_COLUMNS), absent | {"probes": too_few(pair, error)}
     tables = []
     for site, layer, features in probe_features(pair):
         is_baseline = np.isnan(layer)
@@ -192,7 +199,8 @@ def run_facts(
 ) -> dict[str, Any]:
     """What a reader needs to judge the tables: model, counts, settings, versions, caveats."""
     provenance, layout, table = store.provenance, store.layout, everything.table
-    tokens = pd.Series(everything.condition[everything.prompt_index])
+    present = [name for name in CONDITIONS if name in set(everything.condition)]
+    tokens = pd.Series(everything.condition[everything.prompt_index]).value_counts()
     return {
         "store_sha256": store.sha256,
         "model": provenance.get("model", "unknown"),
@@ -201,8 +209,8 @@ def run_facts(
         "n_experts": layout.n_experts,
         "top_k": layout.top_k,
         "d_model": layout.d_model,
-        "prompts": table["condition"].value_counts().to_dict(),
-        "tokens": tokens.value_counts().to_dict(),
+        "prompts": table["condition"].value_counts()[present].to_dict(),
+        "tokens": tokens[present].to_dict(),
         "sources": table["source"].value_counts().to_dict(),
         "generated_only": is_generated_only(store),
         "caveats": list(provenance.get("caveats", [])),

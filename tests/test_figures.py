@@ -50,6 +50,7 @@ def small_divergence(**changes: float) -> pd.DataFrame:
         "p_value": 0.004975,
         "token_matched_bits": 0.11,
         "token_matched_null_bits": 0.004,
+        "overlap": 0.6,
         "share_explained_by_vocabulary": 0.47,
         "n_tokens_benchmark": 1200,
         "n_tokens_organic": 900,
@@ -98,9 +99,9 @@ def test_divergence_figure_draws_the_columns_of_the_table() -> None:
     for name, column in (
         ("raw", "raw_bits"),
         ("token-matched", "token_matched_bits"),
-        ("null, mean", "raw_null_bits"),
+        ("raw null, mean", "raw_null_bits"),
         ("token-matched null, mean", "token_matched_null_bits"),
-        ("null, 95 % of shuffles", "raw_null_high_bits"),
+        ("raw null, 95 % of shuffles", "raw_null_high_bits"),
     ):
         np.testing.assert_array_equal(trace_named(figure, name).y, table[column])
     assert figure.layout.yaxis.title.text == "Jensen-Shannon divergence (bits)"
@@ -176,20 +177,38 @@ def test_auroc_axis_runs_over_the_whole_range_with_chance_marked() -> None:
 
 def test_divergence_sentence_names_the_largest_layer_and_its_null() -> None:
     said = divergence_sentence(small_divergence())
-    assert "largest at layer 7: 0.200 bits, 100 times its null mean of 0.0020" in said
-    assert "p = 0.005 from 200 shuffles" in said
-    assert "Vocabulary explains 47 % there" in said
+    assert "largest at layer 7: 0.200 bits, against a null with mean 0.0020" in said
+    assert "p = 0.005, the least that 200 shuffles of" in said
     assert "In 1 of 2 layers it lies above" in said
+    assert "Vocabulary explains 47 % of it, judged on the" in said
 
 
-def test_divergence_sentence_leaves_nothing_to_explain_below_the_null() -> None:
-    said = divergence_sentence(small_divergence(share_explained_by_vocabulary=np.nan))
-    assert "nothing for vocabulary to explain" in said
+def test_divergence_sentence_gives_the_range_of_shares_over_the_layers_above_their_null() -> None:
+    rows = RESULTS.divergence.assign(overlap=0.6)
+    share = 100 * rows["share_explained_by_vocabulary"]
+    assert (rows["raw_bits"] > rows["raw_null_high_bits"]).all()
+    said = divergence_sentence(rows)
+    assert f"explains {share.min():.0f} to {share.max():.0f} %, depending on the layer" in said
+    assert "on the 60 % of tokens that can be matched" in said
 
 
-def test_divergence_sentence_does_not_report_a_negative_share() -> None:
-    said = divergence_sentence(small_divergence(share_explained_by_vocabulary=-0.2))
-    assert "vocabulary explains none of it" in said
+def test_divergence_sentence_explains_nothing_that_is_not_told_from_its_null() -> None:
+    said = divergence_sentence(small_divergence(raw_null_high_bits=0.3, p_value=0.34))
+    assert "No layer can be told from its null, so no share of vocabulary is given." in said
+    assert "p = 0.34, from 200 shuffles" in said
+
+
+def test_divergence_sentence_says_when_no_token_is_shared() -> None:
+    said = divergence_sentence(small_divergence(overlap=0.0, share_explained_by_vocabulary=np.nan))
+    assert "The conditions share no token" in said
+
+
+@pytest.mark.parametrize(("share", "percent"), [(-0.2, "0 %"), (1.06, "100 %")])
+def test_divergence_sentence_keeps_the_share_between_none_and_all(
+    share: float, percent: str
+) -> None:
+    said = divergence_sentence(small_divergence(share_explained_by_vocabulary=share))
+    assert f"Vocabulary explains {percent} of it" in said
 
 
 def test_usage_sentence_names_the_expert_that_differs_most_in_size() -> None:
@@ -199,19 +218,54 @@ def test_usage_sentence_names_the_expert_that_differs_most_in_size() -> None:
     assert "uniform share would be 25 %" in said
 
 
-def test_probe_sentence_says_that_vocabulary_reaches_as_high() -> None:
+def probe_table(**scores: tuple[float, float, float]) -> pd.DataFrame:
+    """One probe on `routing` and the two baselines, each with AUROC, low and high."""
+    rows = [
+        {
+            "site": site,
+            "layer": 0.0 if site == "routing" else np.nan,
+            "baseline": "" if site == "routing" else site,
+            "auroc": auroc,
+            "auroc_low": low,
+            "auroc_high": high,
+            "n_groups": 20,
+        }
+        for site, (auroc, low, high) in scores.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("routing", "length", "bag", "expected"),
+    [
+        ((0.90, 0.85, 0.95), (0.6, 0.5, 0.7), (0.99, 0.98, 1.0), "no higher than a bag of tokens"),
+        ((0.90, 0.85, 0.95), (0.99, 0.98, 1.0), (0.6, 0.5, 0.7), "no higher than prompt length"),
+        ((0.90, 0.85, 0.95), (0.6, 0.5, 0.7), (0.75, 0.6, 0.87), "cannot be told from a bag of"),
+        ((0.90, 0.85, 0.95), (0.6, 0.5, 0.7), (0.7, 0.6, 0.8), "reaches 0.70, below that interval"),
+        ((0.52, 0.45, 0.60), (0.5, 0.4, 0.6), (0.30, 0.2, 0.4), "No probe is told from chance"),
+        ((1.0, 1.0, 1.0), (0.6, 0.5, 0.7), (0.7, 0.6, 0.8), "that all 20 items agree"),
+    ],
+)
+def test_probe_sentence_says_no_more_than_the_baselines_allow(
+    routing: tuple[float, float, float],
+    length: tuple[float, float, float],
+    bag: tuple[float, float, float],
+    expected: str,
+) -> None:
+    said = probe_sentence(probe_table(routing=routing, length=length, bag_of_tokens=bag))
+    assert expected in said
+
+
+def test_probe_sentence_leaves_the_shuffled_baselines_out() -> None:
+    shuffled = RESULTS.probes["baseline"] == "shuffled"
+    drawn = RESULTS.probes.loc[shuffled & RESULTS.probes["layer"].notna(), "auroc"]
     said = probe_sentence(RESULTS.probes)
-    assert "reaches 0.99: a probe at that height shows nothing beyond vocabulary" in said
-    assert "from resid_post at layer 4" in said
+    assert f"With shuffled labels the probes score {drawn.min():.2f} to {drawn.max():.2f}." in said
 
 
-def test_probe_sentence_notices_a_probe_above_the_bag_of_tokens() -> None:
-    bag = RESULTS.probes["baseline"] == "bag_of_tokens"
-    low = {"auroc": 0.6, "auroc_low": 0.55, "auroc_high": 0.65}
-    said = probe_sentence(
-        RESULTS.probes.assign(**{k: RESULTS.probes[k].mask(bag, v) for k, v in low.items()})
-    )
-    assert "alone reaches 0.60, below the best probe's interval" in said
+def test_usage_sentence_of_one_condition_names_one_that_is_drawn() -> None:
+    mixed = small_usage().replace({"condition": {"benchmark": "mixed"}})
+    assert "of organic slots" in usage_sentence(mixed)
 
 
 def test_expert_colours_are_distinct_and_leave_text_readable() -> None:

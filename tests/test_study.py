@@ -199,8 +199,8 @@ def test_a_single_item_has_no_null_and_no_probe_and_says_so(tmp_path: Path) -> N
         for condition in ("benchmark", "organic"):
             writer.add(prompt(rng, 0, condition))
     results = analyze(open_store(tmp_path / "a.moe"), n_permutations=5, progress=False)
-    assert results.absent["divergence"].startswith("No null can be drawn: ")
-    assert results.absent["probes"].startswith("No probe can be cross-validated: ")
+    assert results.absent["divergence"].startswith("Nothing can be shuffled or split: 1 items")
+    assert results.absent["probes"].startswith("Nothing can be shuffled or split: 1 items")
     assert not results.usage.empty
 
 
