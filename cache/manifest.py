@@ -135,6 +135,11 @@ def check_version(where: str, version: str) -> None:
 
 def _parsed(store: Path) -> dict[str, Any]:
     path = store / MANIFEST_NAME
+    if not path.is_file() and not list(store.glob("part-*.h5")):
+        raise InputError(
+            f"{store} is no store: it holds neither {MANIFEST_NAME} nor a part; give the path of a "
+            "store, a folder NAME.moe"
+        )
     if not path.is_file():
         raise StoreError(
             f"{store} holds no {MANIFEST_NAME}, so it is no finished store; capture it again"

@@ -196,7 +196,7 @@ def is_captured(path: Path, *, layout: Layout, provenance: Mapping[str, Any]) ->
         return False
     try:
         store = open_store(path)
-    except StoreError as error:
+    except (InputError, StoreError) as error:
         raise InputError(
             f"{path} holds something else ({error}); choose another path or delete it first"
         ) from error

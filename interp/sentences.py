@@ -70,9 +70,11 @@ def _vocabulary_clause(above: pd.DataFrame) -> str:
     if not overlap > 0 or share.empty:
         return "The conditions share no token, so vocabulary cannot be told from anything else."
     low, high = f"{100 * share.min():.0f}", f"{100 * share.max():.0f}"
-    percent = f"{high} %" if low == high else f"{low} to {high} %, depending on the layer,"
+    percent = (
+        f"{high} % of it" if low == high else f"{low} to {high} % of it, depending on the layer"
+    )
     return (
-        f"Vocabulary explains {percent} of it, judged on the {100 * overlap:.0f} % of tokens "
+        f"Vocabulary explains {percent}, judged on the {100 * overlap:.0f} % of tokens "
         "that can be matched."
     )
 

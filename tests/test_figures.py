@@ -188,7 +188,9 @@ def test_divergence_sentence_gives_the_range_of_shares_over_the_layers_above_the
     share = 100 * rows["share_explained_by_vocabulary"]
     assert (rows["raw_bits"] > rows["raw_null_high_bits"]).all()
     said = divergence_sentence(rows)
-    assert f"explains {share.min():.0f} to {share.max():.0f} %, depending on the layer" in said
+    assert (
+        f"explains {share.min():.0f} to {share.max():.0f} % of it, depending on the layer" in said
+    )
     assert "on the 60 % of tokens that can be matched" in said
 
 

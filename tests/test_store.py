@@ -483,9 +483,18 @@ def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
     assert open_store(path).n_tokens == 5
 
 
-def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"holds no manifest\.json, so it is no finished store"):
+def test_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"is no store: it holds neither manifest\.json nor a part"
+    ):
         open_store(tmp_path)
+
+
+def test_store_without_manifest_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe", [sample()])
+    (path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"holds no manifest\.json, so it is no finished store"):
+        open_store(path)
 
 
 def test_missing_part_is_named(tmp_path: Path) -> None:
