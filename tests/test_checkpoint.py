@@ -305,7 +305,12 @@ def test_capture_of_a_hub_name_reads_the_cache_of_the_hub(
         HF_HUB_CACHE=str(tmp_path / "hub"),
         HF_HUB_OFFLINE="1",
     )
-    assert said == {"store": str(out), "prompts": 3, "captured": True}
+    assert said == {
+        "store": str(out),
+        "prompts": 3,
+        "captured": True,
+        "layers_compared_with_router": "2 of 2",
+    }
     template = (published / "chat_template.jinja").read_bytes()
     expected = {
         "model": "openai/gpt-oss-20b",
