@@ -19,7 +19,6 @@ WEIGHT_SUM_TOLERANCE = 4e-3
 class ModelChoice:
     """What the model's own router returned in one layer."""
 
-    router_logits: Float[Tensor, "tokens experts"]
     expert_weights: Float[Tensor, "tokens top_k"]
     expert_indices: Int[Tensor, "tokens top_k"]
 
@@ -81,11 +80,7 @@ def check_resid(block: RoutedBlock, site: str, rows: Tensor) -> None:
             f"{site} of layer {block.layer} is {rows.shape[-1]} wide, but the router reads "
             f"{d_model}; this model's layers are not built as expected"
         )
-    if not torch.isfinite(rows).all():
-        raise ModelError(
-            f"{site} of layer {block.layer} holds NaN or infinity; "
-            "check the weights and the dtype that the model was loaded in"
-        )
+    _check_finite(block, site, rows)
 
 
 def check_logits(block: RoutedBlock, logits: Tensor) -> None:
@@ -95,11 +90,7 @@ def check_logits(block: RoutedBlock, logits: Tensor) -> None:
             f"router_logits of layer {block.layer} have {logits.shape[-1]} columns, "
             f"but the layer has {block.n_experts} experts"
         )
-    if not torch.isfinite(logits).all():
-        raise ModelError(
-            f"router_logits of layer {block.layer} hold NaN or infinity; "
-            "check the weights and the dtype that the model was loaded in"
-        )
+    _check_finite(block, "router_logits", logits)
 
 
 def check_choice(block: RoutedBlock, logits: Tensor, choice: ModelChoice) -> None:
@@ -126,6 +117,15 @@ def check_choice(block: RoutedBlock, logits: Tensor, choice: ModelChoice) -> Non
     if (recomputed.float() - choice.expert_weights.float()).abs().max() > WEIGHT_SUM_TOLERANCE:
         raise ModelError(
             f"expert_weights of layer {block.layer} differ from the softmax over the chosen logits"
+        )
+
+
+def _check_finite(block: RoutedBlock, site: str, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        verb = "hold" if site.endswith("s") else "holds"
+        raise ModelError(
+            f"{site} of layer {block.layer} {verb} NaN or infinity; "
+            "check the weights and the dtype that the model was loaded in"
         )
 
 

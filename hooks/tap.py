@@ -148,8 +148,10 @@ class RoutingTap:
     def _on_choice(self, layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
             if not self.is_checked:
-                logits, weights, indices = (tensor.detach().clone() for tensor in output)
-                self._choices[layer] = ModelChoice(logits, weights, indices)
+                weights, indices = output[1:]
+                self._choices[layer] = ModelChoice(
+                    weights.detach().clone(), indices.detach().clone()
+                )
 
         return hook
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Integer, Shaped
 
 from interp.cache.errors import InputError
 from interp.cache.reader import Store
@@ -33,6 +33,11 @@ class Compared:
     def table(self) -> pd.DataFrame:
         """The prompts that take part."""
         return self.store.prompts.iloc[self.prompt]
+
+    @cached_property
+    def expert_indices(self) -> Integer[np.ndarray, "tokens layers top_k"]:
+        """Experts chosen for each token that takes part, at all layers of the store."""
+        return np.asarray(self.store.router().expert_indices[self.token])
 
     @cached_property
     def condition(self) -> Shaped[np.ndarray, "prompts"]:

@@ -54,7 +54,7 @@ def analyze(
     n_steps = n_permutations + n_probes
     with tqdm(total=n_steps, desc="analyze", disable=not progress) as bar:
         usage = expert_usage(
-            store.router().expert_indices[everything.token],
+            everything.expert_indices,
             condition=everything.condition,
             prompt_index=everything.prompt_index,
             n_experts=store.layout.n_experts,
@@ -87,7 +87,7 @@ def divergence_table(
 ) -> pd.DataFrame:
     """Divergence of benchmark and organic usage by layer, raw and token-matched."""
     return usage_divergence(
-        pair.store.router().expert_indices[pair.token],
+        pair.expert_indices,
         benchmark=pair.benchmark,
         token_id=pair.store.token_id[pair.token],
         prompt_index=pair.prompt_index,
@@ -146,9 +146,7 @@ def probe_features(pair: Compared) -> Iterator[tuple[str, float, Any]]:
     of_prompt: dict[str, Any] = {"prompt_index": pair.prompt_index, "n_prompts": n_prompts}
     yield "length", np.nan, length_features(**of_prompt)
     yield "bag_of_tokens", np.nan, bag_of_tokens(store.token_id[pair.token], **of_prompt)
-    usage = routing_features(
-        store.router().expert_indices[pair.token], n_experts=store.layout.n_experts, **of_prompt
-    )
+    usage = routing_features(pair.expert_indices, n_experts=store.layout.n_experts, **of_prompt)
     for column, layer in enumerate(store.layout.layer_indices):
         yield "routing", layer, usage[:, column]
     if not no_resid(pair):
