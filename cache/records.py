@@ -23,7 +23,7 @@ SEGMENTS = (
 """What a token belongs to; `/tokens/segment` holds positions in this tuple."""
 
 RESID_SITES = ("resid_pre", "resid_mid", "resid_post")
-ROUTER_SITES = ("expert_indices", "expert_weights", "router_logits")
+ROUTER_SITES = ("expert_indices", "expert_weights", "router_logits", "expert_output_norms")
 SITES = RESID_SITES + ROUTER_SITES
 
 CONDITIONS = ("benchmark", "organic", "mixed")

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from interp.hooks.capture import CaptureSettings as CaptureSettings
     from interp.hooks.doctor import examine as examine
     from interp.hooks.load import LoadedModel as LoadedModel
+    from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
-    from interp.hooks.tap import PassRecords as PassRecords
     from interp.hooks.tap import RoutingTap as RoutingTap
 
 _HOMES = {
     "CaptureSettings": "capture",
     "LoadedModel": "load",
-    "PassRecords": "tap",
+    "PassRecords": "pass_records",
     "RoutingTap": "tap",
     "examine": "doctor",
     "render_prompt": "render",

@@ -24,9 +24,10 @@ from interp.cache.records import (
 )
 from interp.cache.writer import StoreWriter, is_captured
 from interp.hooks.load import LoadedModel, model_provenance
+from interp.hooks.pass_records import PassRecords
 from interp.hooks.positions import check_positions, kept_positions
 from interp.hooks.render import PINNED_DATE, RenderedPrompt, render_prompt
-from interp.hooks.tap import PassRecords, RoutingTap, chosen_blocks, chosen_sites
+from interp.hooks.tap import RoutingTap, chosen_blocks, chosen_sites
 
 DEFAULT_SITES = ("resid_post", "expert_indices", "expert_weights")
 WINDOW = 64

@@ -1,55 +1,54 @@
 """The self-check of the first pass: a capture that is silently wrong is worse than none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.cache.errors import ModelError
-from interp.cache.records import RESID_SITES
-from interp.hooks.spec import RoutedBlock
+from interp.hooks.blocks import RoutedBlock
+from interp.hooks.pass_records import Observed
+from interp.hooks.routing import Choice, selection_margin
 
-WEIGHT_SUM_TOLERANCE = 4e-3
-"""bfloat16 weights of four experts sum to 1 within this."""
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """What the model's own router returned in one layer."""
-
-    expert_weights: Float[Tensor, "tokens top_k"]
-    expert_indices: Int[Tensor, "tokens top_k"]
+WEIGHT_TOLERANCE = 4e-3
+"""bfloat16 weights of four experts sum to 1 within this; relative to the scale of the weights."""
+LOGIT_TOLERANCE = 1e-3
+"""Recomputed logits may differ by this share of the largest; kernels sum in different orders."""
 
 
 def check_fired(
-    blocks: Sequence[RoutedBlock],
-    sites: Sequence[str],
-    logits: Mapping[int, Tensor],
-    resid: Mapping[tuple[str, int], Tensor],
+    blocks: Sequence[RoutedBlock], sites: Sequence[str], fired: Mapping[tuple[str, int], int]
 ) -> None:
-    """Every site of every layer was seen in a pass.
+    """Every site of every layer was seen exactly once in a pass.
 
     Raises:
         ModelError: At the first that was not, with its layer and site.
     """
     for block in blocks:
         for site in sites:
-            fired = (site, block.layer) in resid if site in RESID_SITES else block.layer in logits
-            if not fired:
+            times = fired.get((site, block.layer), 0)
+            if times > 1:
+                raise ModelError(
+                    f"{site} of layer {block.layer} was seen {times} times, expected once; call "
+                    "take() after each pass, and pass inputs to the whole model"
+                )
+            if not times:
+                why = (
+                    "a fused kernel ran the experts, so that their outputs cannot be told apart"
+                    if site == "expert_output_norms"
+                    else "this model's forward goes around the module that the tap sits on, so "
+                    "that it cannot be captured"
+                )
                 raise ModelError(
                     f"{site} of layer {block.layer} was not seen in this pass; either no pass was "
-                    "made, or this model's forward goes around the module that the tap sits on, "
-                    "so that it cannot be captured"
+                    f"made, or {why}"
                 )
 
 
 def check_values(
     blocks: Sequence[RoutedBlock],
-    logits: Mapping[int, Tensor],
+    observed: Mapping[int, Observed],
     resid: Mapping[tuple[str, int], Tensor],
-    choices: Mapping[int, ModelChoice],
 ) -> tuple[int, ...]:
     """Check one pass: shapes as foreseen, no NaN, and routing is what the model itself did.
 
@@ -61,79 +60,124 @@ def check_values(
         ModelError: At the first fault, with its layer and site.
     """
     for block in blocks:
-        if block.layer in logits:
-            check_logits(block, logits[block.layer])
-        if block.layer in choices:
-            check_choice(block, logits[block.layer], choices[block.layer])
+        seen = observed[block.layer]
+        if seen.logits is not None:
+            check_logits(block, seen.logits)
+        if seen.is_router_called:
+            check_recomputed(block, seen)
         for (site, layer), rows in resid.items():
             if layer == block.layer:
                 check_resid(block, site, rows)
-    _check_not_constant(blocks, logits)
-    return tuple(sorted(choices))
+    check_stream(resid)
+    return tuple(block.layer for block in blocks if observed[block.layer].is_router_called)
 
 
 def check_resid(block: RoutedBlock, site: str, rows: Tensor) -> None:
     """Width and finiteness of the residual stream at one site of one layer."""
-    d_model = block.router.get_parameter("weight").shape[1]
-    if rows.shape[-1] != d_model:
+    if rows.shape[-1] != block.d_model:
         raise ModelError(
             f"{site} of layer {block.layer} is {rows.shape[-1]} wide, but the router reads "
-            f"{d_model}; this model's layers are not built as expected"
+            f"{block.d_model}; this model's layers are not built as expected"
         )
-    _check_finite(block, site, rows)
+    if not torch.isfinite(rows).all():
+        raise ModelError(_not_finite(f"{site} of layer {block.layer} holds"))
+
+
+def check_stream(resid: Mapping[tuple[str, int], Tensor]) -> None:
+    """What one layer hands on is what the next one receives, bit for bit."""
+    for (site, layer), rows in resid.items():
+        received = resid.get(("resid_pre", layer + 1))
+        if site == "resid_post" and received is not None and not torch.equal(rows, received):
+            raise ModelError(
+                f"resid_post of layer {layer} is not resid_pre of layer {layer + 1}; something "
+                "changes the residual stream between the layers"
+            )
 
 
 def check_logits(block: RoutedBlock, logits: Tensor) -> None:
-    """Shape and finiteness of the recomputed logits of one layer."""
+    """Shape of the logits of one layer, no NaN, and not the same for all tokens.
+
+    `-inf` is an expert that was taken out, and must then be so for all tokens.
+    """
     if logits.shape[-1] != block.n_experts:
         raise ModelError(
             f"router_logits of layer {block.layer} have {logits.shape[-1]} columns, "
             f"but the layer has {block.n_experts} experts"
         )
-    _check_finite(block, "router_logits", logits)
+    out = logits.isneginf()
+    if not (torch.isfinite(logits) | (out & out.all(dim=0))).all():
+        raise ModelError(_not_finite(f"router_logits of layer {block.layer} hold"))
+    if len(logits) > 1 and (logits == logits[0]).all():
+        raise ModelError(
+            f"router_logits of layer {block.layer} are the same for all {len(logits)} tokens; "
+            "the router does not see its input"
+        )
 
 
-def check_choice(block: RoutedBlock, logits: Tensor, choice: ModelChoice) -> None:
-    """Recomputed logits choose the experts that the model's router chose, with the same weights."""
-    top = torch.topk(logits, block.top_k, dim=-1)
-    if choice.expert_indices.shape != top.indices.shape:
+def check_recomputed(block: RoutedBlock, seen: Observed) -> None:
+    """The family's rule, from the input of the block, gives what the model's router returned."""
+    if seen.logits is None or seen.choice is None or seen.recomputed is None:
+        return
+    _check_same_logits(block, seen.logits, seen.recomputed_logits)
+    _check_same_experts(block, seen.choice, seen.recomputed, seen.logits)
+    _check_same_weights(block, seen.choice, seen.recomputed)
+
+
+def _check_same_logits(block: RoutedBlock, logits: Tensor, recomputed: Tensor | None) -> None:
+    if recomputed is None or recomputed.shape != logits.shape:
+        return
+    is_in = ~(logits.isneginf() & recomputed.isneginf())
+    difference = (recomputed.float() - logits.float()).abs()[is_in].max()
+    largest = logits.float().abs()[is_in].max()
+    if not difference <= LOGIT_TOLERANCE * max(1.0, float(largest)):
+        raise ModelError(
+            f"router_logits of layer {block.layer}: the router returned values up to "
+            f"{difference:.3g} away from its weight times its input plus its bias; they are no "
+            f"logits, or the family is not {block.spec.family}"
+        )
+
+
+def _check_same_experts(
+    block: RoutedBlock, choice: Choice, recomputed: Choice, logits: Tensor
+) -> None:
+    if choice.expert_indices.shape != recomputed.expert_indices.shape:
         raise ModelError(
             f"the router of layer {block.layer} returned indices of shape "
-            f"{tuple(choice.expert_indices.shape)}, expected {tuple(top.indices.shape)}"
+            f"{tuple(choice.expert_indices.shape)}, "
+            f"expected {tuple(recomputed.expert_indices.shape)}"
         )
-    differing = (top.indices.sort(-1).values != choice.expert_indices.sort(-1).values).any(-1)
+    ours, models = (each.expert_indices.sort(-1).values for each in (recomputed, choice))
+    is_tie = selection_margin(block, logits) == 0
+    differing = (ours != models).any(-1) & ~is_tie
     if differing.any():
         raise ModelError(
             f"expert_indices of layer {block.layer}: recomputed logits choose other experts than "
-            f"the model's router for {int(differing.sum())} of {len(differing)} tokens"
+            f"the model for {int(differing.sum())} of {len(differing)} tokens; if a hook of yours "
+            "changes the routing on purpose, let the tap see one pass without it first"
         )
+
+
+def _check_same_weights(block: RoutedBlock, choice: Choice, recomputed: Choice) -> None:
     sums = choice.expert_weights.float().sum(-1)
-    if (sums - 1).abs().max() > WEIGHT_SUM_TOLERANCE:
+    if block.weights_sum_to_one and not (sums - 1).abs().max() <= WEIGHT_TOLERANCE:
         raise ModelError(
             f"expert_weights of layer {block.layer} sum to {sums.min():.3f} to {sums.max():.3f}, "
-            "expected 1; this router does not take its softmax over the chosen experts"
+            f"expected 1 as in the family {block.spec.family}"
         )
-    recomputed = torch.softmax(top.values, dim=-1)
-    if (recomputed.float() - choice.expert_weights.float()).abs().max() > WEIGHT_SUM_TOLERANCE:
+    ours, models = (_by_expert(each) for each in (recomputed, choice))
+    is_same = recomputed.expert_indices.sort(-1).values == choice.expert_indices.sort(-1).values
+    difference = (ours - models).abs()[is_same.all(-1)]
+    if difference.numel() and not difference.max() <= WEIGHT_TOLERANCE * max(1.0, block.scale):
         raise ModelError(
-            f"expert_weights of layer {block.layer} differ from the softmax over the chosen logits"
+            f"expert_weights of layer {block.layer} differ by up to {difference.max():.3g} from "
+            f"those that the family {block.spec.family} gives to the same logits"
         )
 
 
-def _check_finite(block: RoutedBlock, site: str, values: Tensor) -> None:
-    if not torch.isfinite(values).all():
-        verb = "hold" if site.endswith("s") else "holds"
-        raise ModelError(
-            f"{site} of layer {block.layer} {verb} NaN or infinity; "
-            "check the weights and the dtype that the model was loaded in"
-        )
+def _by_expert(choice: Choice) -> Tensor:
+    """Weights in the order of the experts' numbers."""
+    return choice.expert_weights.float().gather(-1, choice.expert_indices.argsort(-1))
 
 
-def _check_not_constant(blocks: Sequence[RoutedBlock], logits: Mapping[int, Tensor]) -> None:
-    for block in blocks:
-        rows = logits.get(block.layer)
-        if rows is not None and len(rows) > 1 and (rows == rows[0]).all():
-            raise ModelError(
-                f"router_logits of layer {block.layer} are the same for all {len(rows)} tokens; "
-                "the router does not see its input"
-            )
+def _not_finite(what: str) -> str:
+    return f"{what} NaN or infinity; check the weights and the dtype that the model was loaded in"

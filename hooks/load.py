@@ -12,7 +12,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from interp.cache.errors import InputError
 from interp.cache.versions import installed_versions
-from interp.hooks.spec import routed_blocks
+from interp.hooks.blocks import routed_blocks
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Dtypes that a store can hold; `auto` is the checkpoint's own."""

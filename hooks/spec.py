@@ -1,112 +1,160 @@
-"""Where a family of models keeps router, experts and norms; found by structure, never by name."""
+"""Families of models: where each keeps its routed experts, and how its routers choose.
+
+A family is found by the structure of its modules, never by a name; a name only decides between
+families that read alike. `SPECS` is also what the table in docs/models.md is made from.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import nn
-
-from interp.cache.errors import InputError
+Scoring = Literal["softmax_of_chosen", "softmax", "sigmoid", "sparsemixer"]
+"""How logits become expert weights; see `interp.hooks.routing`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Names of the modules of one family, from the model downwards."""
+    """One family: names of its modules, from the model downwards, and the rule of its routers."""
 
     family: str
     """Name of the family, as transformers calls it."""
-    layers: str
+    layers: str = "model.layers"
     """Path of the list of decoder layers."""
-    moe: str
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    """All norms that are children of a decoder layer."""
+    resid_mid: str = "post_attention_layernorm"
+    """The module within a decoder layer whose *input* is `resid_mid`."""
+    moe: str = "mlp"
     """The routed block within a decoder layer."""
-    router: str
-    """The router within the routed block; has `weight`, `bias` and `top_k`."""
-    resid_mid_norm: str
-    """The norm within a decoder layer whose *input* is `resid_mid`."""
+    router: str = "gate"
+    """The router within the routed block; returns logits, expert weights and expert indices."""
+    experts: str = "experts"
+    """The experts within the routed block; called with hidden states, indices and weights."""
+    shared_experts: str = ""
+    """Experts within the routed block that all tokens pass, unrouted; empty if there are none."""
+    dense_layers: str = ""
+    """Field of the config that says which layers are not routed; empty if all are."""
+    weight: str = "weight"
+    """The router's weight, `[n_experts, d_model]`."""
+    bias: str = ""
+    """The router's bias, `[n_experts]`, part of the logits; empty if it has none."""
+    float32_logits: bool = False
+    """Whether logits are computed in float32, whatever the dtype of the model."""
+    scoring: Scoring
+    """How logits become expert weights."""
+    correction_bias: str = ""
+    """Added to the scores for the choice only, never to the weights; empty if there is none."""
+    group_score: Literal["", "max", "sum_of_two"] = ""
+    """How groups of experts are ranked where only the best groups may be chosen from: by their
+    best score, or by the sum of their two best; empty if there are no groups."""
+    normalised: str = "always"
+    """Whether weights are divided by their sum: `always`, `never`, or the router's attribute that
+    says so."""
+    scaling: str = ""
+    """Attribute of the router with which weights are multiplied at last; empty if there is none."""
+    weights_dtype: Literal["float32", "hidden", "logits"] = "hidden"
+    """Dtype that expert weights are rounded to: that of the hidden states, or of the logits."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Attributes of the router that the rule reads; tells families with like modules apart."""
+        names = {self.weight, self.bias, self.correction_bias, self.scaling, self.normalised}
+        return frozenset(names - {"", "always", "never"})
 
 
-GPT_OSS = ModelSpec(
-    family="gpt_oss",
-    layers="model.layers",
-    moe="mlp",
-    router="router",
-    resid_mid_norm="post_attention_layernorm",
+SPECS = (
+    ModelSpec(
+        family="gpt_oss",
+        router="router",
+        bias="bias",
+        scoring="softmax_of_chosen",
+    ),
+    ModelSpec(family="mixtral", scoring="softmax", weights_dtype="float32"),
+    ModelSpec(family="olmoe", scoring="softmax", normalised="norm_topk_prob"),
+    ModelSpec(
+        family="qwen3_moe",
+        dense_layers="mlp_only_layers, decoder_sparse_step",
+        scoring="softmax",
+        normalised="norm_topk_prob",
+    ),
+    ModelSpec(
+        family="deepseek_v3",
+        shared_experts="shared_experts",
+        dense_layers="first_k_dense_replace",
+        float32_logits=True,
+        scoring="sigmoid",
+        correction_bias="e_score_correction_bias",
+        group_score="sum_of_two",
+        normalised="norm_topk_prob",
+        scaling="routed_scaling_factor",
+        weights_dtype="float32",
+    ),
+    ModelSpec(
+        family="qwen2_moe",
+        shared_experts="shared_expert",
+        dense_layers="mlp_only_layers, decoder_sparse_step",
+        scoring="softmax",
+        normalised="norm_topk_prob",
+    ),
+    ModelSpec(
+        family="granitemoe",
+        moe="block_sparse_moe",
+        router="router",
+        scoring="softmax_of_chosen",
+    ),
+    ModelSpec(family="phimoe", router="router", scoring="sparsemixer", normalised="never"),
+    ModelSpec(
+        family="deepseek_v2",
+        shared_experts="shared_experts",
+        dense_layers="first_k_dense_replace",
+        float32_logits=True,
+        scoring="softmax",
+        group_score="max",
+        normalised="never",
+        scaling="routed_scaling_factor",
+        weights_dtype="float32",
+    ),
+    ModelSpec(
+        family="glm4_moe",
+        shared_experts="shared_experts",
+        dense_layers="first_k_dense_replace",
+        float32_logits=True,
+        scoring="sigmoid",
+        correction_bias="e_score_correction_bias",
+        group_score="sum_of_two",
+        normalised="norm_topk_prob",
+        scaling="routed_scaling_factor",
+        weights_dtype="float32",
+    ),
+    ModelSpec(
+        family="ernie4_5_moe",
+        shared_experts="shared_experts",
+        dense_layers="moe_layer_start_index, moe_layer_end_index, moe_layer_interval",
+        float32_logits=True,
+        scoring="softmax",
+        correction_bias="moe_statics.e_score_correction_bias",
+    ),
+    ModelSpec(family="minimax", scoring="softmax", weights_dtype="float32"),
+    ModelSpec(
+        family="hunyuan_v1_moe",
+        shared_experts="shared_mlp",
+        weight="wg.weight",
+        scoring="softmax",
+        weights_dtype="logits",
+    ),
+    ModelSpec(
+        family="flex_olmo",
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+        resid_mid="mlp",
+        scoring="softmax",
+        normalised="norm_topk_prob",
+    ),
 )
 
-
-@dataclass(frozen=True)
-class RoutedBlock:
-    """The modules of one decoder layer that taps are put on."""
-
-    layer: int
-    """Number of the decoder layer in the model."""
-    decoder: nn.Module
-    moe: nn.Module
-    router: nn.Module
-    resid_mid_norm: nn.Module
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """Router weight, `[n_experts, d_model]`."""
-        return self._held("weight")
-
-    @property
-    def bias(self) -> torch.Tensor:
-        """Router bias, `[n_experts]`."""
-        return self._held("bias")
-
-    @property
-    def top_k(self) -> int:
-        """Experts chosen per token."""
-        return int(getattr(self.router, "top_k"))  # noqa: B009 - a module attribute is untyped
-
-    @property
-    def n_experts(self) -> int:
-        """Experts in the layer."""
-        return int(self.router.get_parameter("weight").shape[0])
-
-    def _held(self, name: str) -> torch.Tensor:
-        """A parameter of the router; from where accelerate keeps it, if the layer is offloaded."""
-        parameter = self.router.get_parameter(name)
-        if not parameter.is_meta:
-            return parameter
-        held: torch.Tensor = getattr(self.router, "_hf_hook").weights_map[name]  # noqa: B009
-        return held
-
-
-def routed_blocks(model: nn.Module, spec: ModelSpec = GPT_OSS) -> tuple[RoutedBlock, ...]:
-    """The routed layers of `model`, in order.
-
-    Raises:
-        InputError: If the model has no routed layer where `spec` says.
-    """
-    try:
-        layers = model.get_submodule(spec.layers)
-    except AttributeError as error:
-        raise InputError(_no_router(model, spec)) from error
-    blocks = tuple(_blocks(layers, spec))
-    if not blocks:
-        raise InputError(_no_router(model, spec))
-    return blocks
-
-
-def _blocks(layers: nn.Module, spec: ModelSpec) -> list[RoutedBlock]:
-    found = []
-    for number, decoder in enumerate(layers.children()):
-        try:
-            moe = decoder.get_submodule(spec.moe)
-            router = moe.get_submodule(spec.router)
-            norm = decoder.get_submodule(spec.resid_mid_norm)
-        except AttributeError:
-            continue
-        parameters = dict(router.named_parameters(recurse=False))
-        if hasattr(router, "top_k") and {"weight", "bias"} <= parameters.keys():
-            found.append(RoutedBlock(number, decoder, moe, router, norm))
-    return found
-
-
-def _no_router(model: nn.Module, spec: ModelSpec) -> str:
-    return (
-        f"{type(model).__name__} has no router with weight, bias and top_k at "
-        f"{spec.layers}.*.{spec.moe}.{spec.router}, so there is no expert routing to capture; "
-        "give a mixture-of-experts model of the gpt-oss family"
-    )
+UNSUPPORTED = {
+    "dbrx": "its block chooses the experts itself, outside of the router",
+    "jetmoe": "its attention is routed as well, and its router hands on tokens sorted by expert",
+    "llama4": "its experts read inputs that are scaled by their scores, and no weights follow",
+    "llama4_text": "its experts read inputs that are scaled by their scores, and no weights follow",
+    "switch_transformers": "its experts have a capacity and drop the tokens beyond it",
+}
+"""Known routed families that no spec describes, and why."""

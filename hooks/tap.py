@@ -1,43 +1,37 @@
 """A tap records routing and residual streams of a model's forward passes and changes nothing."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, cast
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from interp.cache.errors import InputError
+from interp.cache.errors import InputError, ModelError
 from interp.cache.records import RESID_SITES, SITES
-from interp.hooks.check import ModelChoice, check_fired, check_values
-from interp.hooks.spec import RoutedBlock, routed_blocks
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassRecords:
-    """What one forward pass left in a tap, on the CPU; rows are those that `select` named."""
-
-    layer_indices: tuple[int, ...]
-    expert_indices: Int[Tensor, "tokens layers top_k"] | None = None
-    expert_weights: Float[Tensor, "tokens layers top_k"] | None = None
-    router_logits: Float[Tensor, "tokens layers experts"] | None = None
-    resid: dict[tuple[str, int], Shaped[Tensor, "rows d_model"]] = field(default_factory=dict)
-    """By site and layer number in the model, in the model's dtype."""
+from interp.hooks.blocks import RoutedBlock, routed_blocks
+from interp.hooks.check import check_fired, check_values
+from interp.hooks.expert_norms import NormsRecorder, given_choice
+from interp.hooks.pass_records import Observed, PassRecords, pass_records
+from interp.hooks.routing import Choice, choose, router_logits
 
 
 class RoutingTap:
     """Records the chosen sites of every forward pass while it is open.
 
-    Logits are recomputed from the input of the routed block and the router's weight and bias, which
-    holds on every path, fused kernels included; after the first pass they are compared with what
-    the model's own router chose; `compared_layers` names the layers where it was called at all.
+    What the model's own router returned and its experts were given is taken where it can be seen.
+    Where it cannot, as under fused kernels, logits are recomputed from the input of the routed
+    block and the router's weights, and the choice from them. After the first pass both are
+    compared; `compared_layers` names the layers where the router was called at all.
+
+    Taps may be nested and closed in any order. Interventions of this package are seen by every tap,
+    whichever was opened first.
 
     Args:
-        model: A transformers model of the gpt-oss family.
+        model: A transformers model of one of the families in `interp.hooks.spec.SPECS`.
         sites: Which sites to record; see `interp.cache.records.SITES`.
         layers: Numbers of the layers to record; all routed layers if None.
 
@@ -63,14 +57,14 @@ class RoutingTap:
     ) -> None:
         self.sites = chosen_sites(sites)
         self.blocks = chosen_blocks(model, layers)
+        self._model = model
         self.is_checked = False
         self.compared_layers: tuple[int, ...] = ()
         self._token_rows: Tensor | None = None
         self._resid_rows: Tensor | None = None
-        self._logits: dict[int, Tensor] = {}
-        self._resid: dict[tuple[str, int], Tensor] = {}
-        self._choices: dict[int, ModelChoice] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._recorders: list[NormsRecorder] = []
+        self._forget()
 
     def select(
         self,
@@ -87,9 +81,14 @@ class RoutingTap:
         self._token_rows, self._resid_rows = tokens, resid
 
     def __enter__(self) -> "RoutingTap":
+        if self._handles:
+            raise ModelError("this tap is open already; make another one to nest them")
         self._forget()
-        for block in self.blocks:
-            self._register(block)
+        try:
+            self._register()
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(
@@ -98,62 +97,134 @@ class RoutingTap:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._remove()
+
+    def take(self) -> PassRecords:
+        """The records of the one forward pass since the last call; the tap is empty afterwards.
+
+        Raises:
+            ModelError: If a site did not fire exactly once, or the first pass fails its check.
+        """
+        try:
+            if self._n_passes > 1:
+                raise ModelError(
+                    f"{self._n_passes} passes were made and a tap holds one; call take() after "
+                    "each, and for generation use interp.hooks.generate"
+                )
+            check_fired(self.blocks, self.sites, self._fired)
+            if not self.is_checked:
+                self.compared_layers = check_values(self.blocks, self._observed, self._resid)
+                self.is_checked = True
+            return pass_records(
+                self.blocks,
+                self.sites,
+                observed=self._observed,
+                resid=self._resid,
+                rows=self._token_rows,
+            )
+        finally:
+            self._forget()
+
+    def _remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for recorder in self._recorders:
+            recorder.undo()
+        self._recorders.clear()
 
-    def take(self) -> PassRecords:
-        """The records of the last forward pass; the tap is empty afterwards.
+    def _forget(self) -> None:
+        self._n_passes = 0
+        self._start()
 
-        Raises:
-            ModelError: If a site did not fire, or the first pass fails its check.
-        """
-        check_fired(self.blocks, self.sites, self._logits, self._resid)
-        if not self.is_checked:
-            self.compared_layers = check_values(
-                self.blocks, self._logits, self._resid, self._choices
-            )
-            self.is_checked = True
-        records = self._records()
-        self._forget()
-        return records
+    def _start(self, *_: Any) -> None:
+        """Begin a pass: what one that failed half-way left behind is dropped."""
+        self._observed = {block.layer: Observed() for block in self.blocks}
+        self._resid: dict[tuple[str, int], Tensor] = {}
+        self._fired: Counter[tuple[str, int]] = Counter()
 
-    def _register(self, block: RoutedBlock) -> None:
+    def _end(self, *_: Any) -> None:
+        self._n_passes += 1
+
+    def _register(self) -> None:
+        self._handles.append(self._model.register_forward_pre_hook(self._start))
+        for block in self.blocks:
+            self._register_block(block)
+        self._handles.append(self._model.register_forward_hook(self._end))
+
+    def _register_block(self, block: RoutedBlock) -> None:
         layer = block.layer
         if set(self.sites) - set(RESID_SITES):
-            self._handles.append(
-                block.moe.register_forward_pre_hook(self._on_moe_input(block), with_kwargs=True)
-            )
-            self._handles.append(block.router.register_forward_hook(self._on_choice(layer)))
-        before = {"resid_pre": block.decoder, "resid_mid": block.resid_mid_norm}
-        for site, module in before.items():
+            self._before(block.moe, self._on_moe_input(layer))
+            self._after(block.router, self._on_router(layer))
+            self._before(block.experts, self._on_experts(layer))
+            self._after(block.moe, self._on_moe_output(block))
+        if "expert_output_norms" in self.sites:
+            self._recorders.append(NormsRecorder(block, self._keep_norms))
+        for site, module in (("resid_pre", block.decoder), ("resid_mid", block.resid_mid)):
             if site in self.sites:
-                hook = self._on_resid_input(site, layer)
-                self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                self._before(module, self._on_resid_input(site, layer))
         if "resid_post" in self.sites:
-            self._handles.append(block.decoder.register_forward_hook(self._on_resid_output(layer)))
+            self._after(block.decoder, self._on_resid_output(layer))
 
-    def _on_moe_input(self, block: RoutedBlock) -> Callable[..., None]:
+    def _before(self, module: nn.Module, hook: Callable[..., None]) -> None:
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _after(self, module: nn.Module, hook: Callable[..., None]) -> None:
+        self._handles.append(module.register_forward_hook(hook))
+
+    def _on_moe_input(self, layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            normed = rearrange(
-                _hidden_states(args, kwargs), "batch pos d_model -> (batch pos) d_model"
+            self._observed[layer].hidden = _flat(_hidden_states(args, kwargs))
+
+        return hook
+
+    def _on_router(self, layer: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            logits, weights, indices = _router_output(layer, output)
+            observed = self._observed[layer]
+            observed.is_router_called = True
+            if not self.is_checked or "router_logits" in self.sites:
+                observed.logits = logits.detach().clone()
+            observed.choice = Choice(weights.detach().clone(), indices.detach().clone())
+
+        return hook
+
+    def _on_experts(self, layer: int) -> Callable[..., None]:
+        """What the experts are given is what counts, also where somebody changed it on the way."""
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            others = {name: each for name, each in kwargs.items() if name != "hidden_states"}
+            given = given_choice(args[1:], others)
+            self._observed[layer].choice = Choice(
+                given.expert_weights.clone(), given.expert_indices.clone()
             )
-            with torch.no_grad():
-                weight, bias = block.weight.to(normed.device), block.bias.to(normed.device)
-                logits = functional.linear(normed, weight, bias)
-            self._logits[block.layer] = logits
 
         return hook
 
-    def _on_choice(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            if not self.is_checked:
-                weights, indices = output[1:]
-                self._choices[layer] = ModelChoice(
-                    weights.detach().clone(), indices.detach().clone()
-                )
+    def _on_moe_output(self, block: RoutedBlock) -> Callable[..., None]:
+        """Where router or experts were not seen, or are to be checked, recompute their part."""
+
+        def hook(*_: Any) -> None:
+            observed = self._observed[block.layer]
+            hidden, observed.hidden = observed.hidden, None
+            if hidden is None:
+                return
+            if not (self.is_checked and observed.is_router_called):
+                with torch.no_grad():
+                    logits = router_logits(block, hidden)
+                    chosen = choose(block, logits, hidden_dtype=hidden.dtype)
+                observed.logits = logits if observed.logits is None else observed.logits
+                observed.choice = observed.choice or chosen
+                observed.recomputed_logits, observed.recomputed = logits, chosen
+            for site in set(self.sites) - set(RESID_SITES) - {"expert_output_norms"}:
+                self._fired[site, block.layer] += 1
 
         return hook
+
+    def _keep_norms(self, layer: int, norms: Tensor) -> None:
+        self._observed[layer].norms = norms
+        self._fired["expert_output_norms", layer] += 1
 
     def _on_resid_input(self, site: str, layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -164,36 +235,16 @@ class RoutingTap:
     def _on_resid_output(self, layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output if isinstance(output, Tensor) else output[0]
-            self._keep_resid("resid_post", layer, hidden)
+            self._keep_resid("resid_post", layer, hidden.detach())
 
         return hook
 
     def _keep_resid(self, site: str, layer: int, hidden: Tensor) -> None:
-        rows = rearrange(hidden.detach(), "batch pos d_model -> (batch pos) d_model")
-        self._resid[site, layer] = _rows(rows, self._resid_rows).to("cpu", copy=True)
-
-    def _records(self) -> PassRecords:
-        layers = tuple(block.layer for block in self.blocks)
-        if not self._logits:
-            return PassRecords(layer_indices=layers, resid=dict(self._resid))
-        logits = [self._logits[layer] for layer in layers]
-        chosen = [torch.topk(each, self.blocks[0].top_k, dim=-1) for each in logits]
-        of_all = {
-            "expert_indices": [each.indices for each in chosen],
-            "expert_weights": [torch.softmax(each.values, dim=-1) for each in chosen],
-            "router_logits": logits,
-        }
-        kept = {
-            site: torch.stack(
-                [_rows(each, self._token_rows).to("cpu") for each in of_layers], dim=1
-            )
-            for site, of_layers in of_all.items()
-            if site in self.sites
-        }
-        return PassRecords(layer_indices=layers, resid=dict(self._resid), **kept)
-
-    def _forget(self) -> None:
-        self._logits, self._resid, self._choices = {}, {}, {}
+        rows = _flat(hidden)
+        if self._resid_rows is not None:
+            rows = rows[self._resid_rows.to(rows.device)]
+        self._resid[site, layer] = rows.to("cpu", copy=self._resid_rows is None)
+        self._fired[site, layer] += 1
 
 
 def chosen_sites(sites: Sequence[str]) -> tuple[str, ...]:
@@ -225,10 +276,21 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
     return tuple(blocks[layer] for layer in sorted(set(layers)))
 
 
+def _router_output(layer: int, output: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, expert weights and expert indices."""
+    if isinstance(output, tuple) and len(output) == 3:
+        return output
+    found = f"{len(output)} values" if isinstance(output, tuple) else type(output).__name__
+    raise ModelError(
+        f"the router of layer {layer} returned {found}, expected logits, weights and indices; "
+        "this version of transformers is not supported for this family"
+    )
+
+
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     hidden = args[0] if args else kwargs["hidden_states"]
     return cast(Tensor, hidden).detach()
 
 
-def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    return tensor if rows is None else tensor.index_select(0, rows.to(tensor.device))
+def _flat(hidden: Tensor) -> Tensor:
+    return rearrange(hidden, "batch pos d_model -> (batch pos) d_model")
