@@ -11,7 +11,7 @@ CARD_NAME = "README.md"
 
 _TEMPLATE = """# {name}
 
-Routing{resid} of {model}, one row per token, stored by moe-interp.
+{stored} of {model}, one row per token, stored by moe-interp.
 
 {prompts} prompts, {tokens} tokens, {layers} routed layers, {top_k} of {experts} experts chosen per
 token and layer; {parts}, {megabytes:.1f} MB.
@@ -50,10 +50,9 @@ def store_card(
         f"| {tokens[condition, source]:,} |"
         for condition, source in sorted(prompts)
     ]
-    sites = ", ".join(f"`{site}`" for site in layout.resid_sites)
     return _TEMPLATE.format(
         name=_cell(name),
-        resid=f" and residuals ({sites}, {layout.resid_dtype})" if sites else "",
+        stored=_stored(layout),
         model=_cell(str(provenance.get("model", "an unnamed model"))),
         prompts=f"{prompts.total():,}",
         tokens=f"{tokens.total():,}",
@@ -65,6 +64,18 @@ def store_card(
         rows="\n".join(rows),
         first_layer=layout.layer_indices[0],
     )
+
+
+def _stored(layout: Layout) -> str:
+    """What the store holds, as the start of a sentence."""
+    sites = ", ".join(f"`{site}`" for site in layout.resid_sites)
+    further = {
+        "router logits": layout.router_logits,
+        "norms of expert outputs": layout.expert_output_norms,
+        f"residuals ({sites}, {layout.resid_dtype})": bool(sites),
+    }
+    *first, last = ["Routing", *(name for name, is_stored in further.items() if is_stored)]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _cell(text: str) -> str:

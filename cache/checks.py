@@ -103,6 +103,15 @@ def check_weights(weights: np.ndarray, *, weights_sum: str) -> None:
         )
 
 
+def check_norms(norms: np.ndarray) -> None:
+    """Refuse norms that are none: negative, infinite or NaN."""
+    if not np.isfinite(norms).all() or (norms < 0).any():
+        raise ValueError(
+            "expert_output_norms must be finite and not negative; the capture went wrong before "
+            "the store"
+        )
+
+
 def index_dtype(n_experts: int) -> str:
     """The dtype of expert_indices: uint8 as long as every index fits."""
     return "<u1" if n_experts <= 256 else "<u2"

@@ -47,7 +47,9 @@ def build_part(
         _write_prompts(part.create_group("prompts"), prompts)
         tokens = part.create_group("tokens")
         _write_tokens(tokens, prompts)
-        _write_router(part.create_group("router"), prompts)
+        _write_routing(part.create_group("router"), [stored.router for stored in prompts])
+        if layout.expert_output_norms:
+            _write_routing(part.create_group("experts"), [stored.experts for stored in prompts])
         if layout.resid_sites:
             _write_resid(part, prompts, bfloat16=layout.resid_dtype == "bfloat16")
         if layout.vocab_local:
@@ -76,6 +78,7 @@ def read_layout(part: h5py.File) -> Layout:
         resid_sites=sites,
         resid_dtype=_float_name(first),
         router_logits="router_logits" in part["router"],
+        expert_output_norms="experts/expert_output_norms" in part,
         vocab_local="vocab" in part,
     )
 
@@ -136,9 +139,10 @@ def _write_tokens(group: h5py.Group, prompts: Sequence[Stored]) -> None:
     group["segment"].attrs.create("names", names, dtype=names.dtype)
 
 
-def _write_router(group: h5py.Group, prompts: Sequence[Stored]) -> None:
-    for name in prompts[0].router:
-        values = np.concatenate([stored.router[name] for stored in prompts])
+def _write_routing(group: h5py.Group, prompts: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Datasets `[tokens layers k]`, in chunks of one layer each."""
+    for name in prompts[0]:
+        values = np.concatenate([arrays[name] for arrays in prompts])
         chunks = (min(len(values), CHUNK_TOKENS), 1, values.shape[2])
         _create(group, name, values, gzip=values.dtype.kind != "f", chunks=chunks)
 

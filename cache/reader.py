@@ -30,6 +30,8 @@ class Routing:
     expert_weights: Float[np.ndarray, "tokens layers top_k"]
     router_logits: Float[np.ndarray, "tokens layers experts"] | None
     """None where the store has none."""
+    expert_output_norms: Float[np.ndarray, "tokens layers top_k"] | None
+    """Euclidean norm of each chosen expert's output, before its weight; None likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Store:
         return np.repeat(np.arange(len(self.prompts), dtype=np.int64), self.prompts["n_tokens"])
 
     def router(self, layers: Sequence[int] | None = None) -> Routing:
-        """The router's choices at the given layers, by their numbers in the model; all if None.
+        """Routing at the given layers, by their numbers in the model; at all of them if None.
 
         Raises:
             ValueError: If the store does not hold one of the layers.
@@ -123,6 +125,11 @@ class Store:
             expert_weights=self._gather("router/expert_weights", select),
             router_logits=(
                 self._gather("router/router_logits", select) if self.layout.router_logits else None
+            ),
+            expert_output_norms=(
+                self._gather("experts/expert_output_norms", select)
+                if self.layout.expert_output_norms
+                else None
             ),
         )
 

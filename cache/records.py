@@ -130,6 +130,8 @@ class Layout:
     """`float32`, `float16` or `bfloat16`, as the model has it."""
     router_logits: bool = False
     """Whether router_logits are stored."""
+    expert_output_norms: bool = False
+    """Whether expert_output_norms are stored."""
     vocab_local: bool = False
     """Whether token ids are local to the store, which then carries their texts."""
 
@@ -166,6 +168,8 @@ class PromptActivations:
     """By descending weight."""
     expert_weights: Float[np.ndarray, "tokens layers top_k"]
     router_logits: Float[np.ndarray, "tokens layers experts"] | None = None
+    expert_output_norms: Float[np.ndarray, "tokens layers top_k"] | None = None
+    """Euclidean norm of each chosen expert's output, before its weight."""
     resid_token_index: Integer[np.ndarray, "rows"] | None = None
     """Which tokens of this prompt have residuals, rising."""
     resid: Mapping[tuple[str, int], Shaped[np.ndarray, "rows d_model"]] = field(

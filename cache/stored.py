@@ -8,6 +8,7 @@ from interp.cache.checks import (
     LOGPROB_TOLERANCE,
     RESID_DTYPES,
     check_experts,
+    check_norms,
     check_weights,
     exact,
     expect_shape,
@@ -26,6 +27,8 @@ class Stored:
     """Datasets of `/tokens`, by name."""
     router: dict[str, np.ndarray]
     """Datasets of `/router`, by name."""
+    experts: dict[str, np.ndarray]
+    """Datasets of `/experts`, by name."""
     resid_token_index: np.ndarray | None
     resid: dict[tuple[str, int], np.ndarray]
 
@@ -37,8 +40,8 @@ class Stored:
     @property
     def n_bytes(self) -> int:
         """Size before compression."""
-        arrays = [*self.tokens.values(), *self.router.values(), *self.resid.values()]
-        return len(self.text) + sum(array.nbytes for array in arrays)
+        groups = (self.tokens, self.router, self.experts, self.resid)
+        return len(self.text) + sum(each.nbytes for group in groups for each in group.values())
 
 
 def checked(activations: PromptActivations, layout: Layout, *, n_vocab: int) -> Stored:
@@ -54,12 +57,14 @@ def checked(activations: PromptActivations, layout: Layout, *, n_vocab: int) -> 
     """
     fields, text = _fields(activations), _utf8("text", activations.text)
     tokens = _tokens(activations, layout, n_text=len(text), n_vocab=n_vocab)
-    index, resid = _resid(activations, layout, n_tokens=len(tokens["token_id"]))
+    n_tokens = len(tokens["token_id"])
+    index, resid = _resid(activations, layout, n_tokens=n_tokens)
     return Stored(
         fields=fields,
         text=text,
         tokens=tokens,
-        router=_router(activations, layout, n_tokens=len(tokens["token_id"])),
+        router=_router(activations, layout, n_tokens=n_tokens),
+        experts=_experts(activations, layout, n_tokens=n_tokens),
         resid_token_index=index,
         resid=resid,
     )
@@ -158,12 +163,7 @@ def _router(
         "expert_indices": indices.astype(index_dtype(layout.n_experts)),
         "expert_weights": weights,
     }
-    if (activations.router_logits is not None) != layout.router_logits:
-        raise ValueError(
-            f"router_logits is {'absent' if activations.router_logits is None else 'given'}, but "
-            f"the layout has router_logits={layout.router_logits}; make them agree"
-        )
-    if activations.router_logits is not None:
+    if _is_stored("router_logits", activations.router_logits, wanted=layout.router_logits):
         logits = exact("router_logits", activations.router_logits, weights_dtype)
         shape = (n_tokens, layout.n_layers, layout.n_experts)
         expect_shape("router_logits", logits, shape, "tokens layers experts")
@@ -171,6 +171,29 @@ def _router(
             raise ValueError("router_logits holds NaN; the capture went wrong before the store")
         router["router_logits"] = logits
     return router
+
+
+def _experts(
+    activations: PromptActivations, layout: Layout, *, n_tokens: int
+) -> dict[str, np.ndarray]:
+    given = activations.expert_output_norms
+    if not _is_stored("expert_output_norms", given, wanted=layout.expert_output_norms):
+        return {}
+    norms = exact("expert_output_norms", given, "<f4")
+    shape = (n_tokens, layout.n_layers, layout.top_k)
+    expect_shape("expert_output_norms", norms, shape, "tokens layers top_k")
+    check_norms(norms)
+    return {"expert_output_norms": norms}
+
+
+def _is_stored(name: str, given: np.ndarray | None, *, wanted: bool) -> bool:
+    """Whether an array that a layout may leave out is stored; it is given exactly then."""
+    if (given is not None) != wanted:
+        raise ValueError(
+            f"{name} is {'absent' if given is None else 'given'}, but the layout has "
+            f"{name}={wanted}; make them agree"
+        )
+    return wanted
 
 
 def _resid(

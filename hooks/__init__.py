@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from interp.hooks.capture import CaptureSettings as CaptureSettings
     from interp.hooks.doctor import examine as examine
+    from interp.hooks.interventions import replay_routing as replay_routing
+    from interp.hooks.interventions import reroute as reroute
     from interp.hooks.load import LoadedModel as LoadedModel
     from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
+    from interp.hooks.settings import CaptureSettings as CaptureSettings
     from interp.hooks.tap import RoutingTap as RoutingTap
 
 _HOMES = {
-    "CaptureSettings": "capture",
+    "CaptureSettings": "settings",
     "LoadedModel": "load",
     "PassRecords": "pass_records",
     "RoutingTap": "tap",
     "examine": "doctor",
     "render_prompt": "render",
+    "replay_routing": "interventions",
+    "reroute": "interventions",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from interp.cache.errors import InputError
 from interp.hooks.spec import SPECS, UNSUPPORTED, ModelSpec
 
+EDITS = "interp_edits_routing"
+"""Mark on the hooks of `interp.hooks.interventions`; its value says what they do."""
 KNOWN_READS = frozenset[str]().union(*(spec.reads for spec in SPECS))
 
 
@@ -80,6 +82,17 @@ class RoutedBlock:
         config = getattr(self.experts, "config", None)
         return str(getattr(config, "_experts_implementation", None) or "eager")
 
+    @property
+    def edits(self) -> tuple[Any, ...]:
+        """The marks of the interventions that sit on the router through hooks."""
+        hooks = self.router._forward_hooks.values()
+        return tuple(getattr(hook, EDITS) for hook in hooks if hasattr(hook, EDITS))
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether an intervention on the router replaces, through a hook, what it returns."""
+        return bool(self.edits)
+
     def setting(self, name: str) -> Any:
         """An attribute of the router that is no tensor, such as its `top_k`."""
         return attribute(self.router, name)
@@ -111,7 +124,7 @@ def routed_blocks(model: nn.Module) -> tuple[RoutedBlock, ...]:
     return blocks
 
 
-def attribute(module: nn.Module, path: str) -> Any:
+def attribute(module: nn.Module | None, path: str) -> Any:
     """What lies at a dotted path in a module; None if nothing does."""
     found: Any = module
     for name in path.split("."):
@@ -123,26 +136,39 @@ def _blocks(model: nn.Module, spec: ModelSpec) -> Iterator[RoutedBlock]:
     layers = attribute(model, spec.layers)
     for number, decoder in enumerate(layers.children() if layers is not None else ()):
         moe = attribute(decoder, spec.moe)
-        router, experts = attribute(decoder, f"{spec.moe}.{spec.router}"), None
-        if router is not None:
-            experts = attribute(moe, spec.experts)
-        if experts is not None and _fits(spec, decoder, router):
+        router, experts = (attribute(moe, name) for name in (spec.router, spec.experts))
+        is_routed = isinstance(router, nn.Module) and isinstance(experts, nn.Module)
+        if is_routed and _fits(spec, decoder, moe):
             resid_mid = decoder.get_submodule(spec.resid_mid)
             yield RoutedBlock(number, spec, decoder, moe, router, experts, resid_mid)
 
 
-def _fits(spec: ModelSpec, decoder: nn.Module, router: nn.Module) -> bool:
-    """Whether norms and router of a decoder layer are exactly those of the family."""
+def _fits(spec: ModelSpec, decoder: nn.Module, moe: nn.Module) -> bool:
+    """Whether norms, block and router of a decoder layer are exactly those of the family.
+
+    A tensor that no rule reads, in the router or beside it, is a sign of another rule.
+    """
+    router = moe.get_submodule(spec.router)
     norms = {name for name, _ in decoder.named_children() if name.endswith("layernorm")}
+    unrouted = {name for name, _ in moe.named_children()} - {spec.router, spec.experts}
     reads = {name for name in KNOWN_READS if attribute(router, name) is not None}
     weight = attribute(router, spec.weight)
     is_matrix = isinstance(weight, Tensor) and weight.ndim == 2
     return (
         norms == set(spec.norms)
+        and all(name.startswith("shared_") for name in unrouted)
+        and not any(_tensors(moe, recurse=False))
+        and set(_tensors(router)) == spec.tensors
         and reads == spec.reads
         and is_matrix
         and attribute(router, "top_k") is not None
     )
+
+
+def _tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[str]:
+    """Names of the parameters and buffers of a module."""
+    for tensors in (module.named_parameters, module.named_buffers):
+        yield from (name for name, _ in tensors(recurse=recurse))
 
 
 def _check_alike(model: nn.Module, blocks: tuple[RoutedBlock, ...]) -> None:
@@ -168,7 +194,7 @@ def _refusal(model: nn.Module) -> str:
     routers = [
         path
         for path, module in model.named_modules()
-        if path.endswith((".router", ".gate")) and hasattr(module, "top_k")
+        if path.endswith(".router") or (path.endswith(".gate") and hasattr(module, "top_k"))
     ]
     if routers:
         return (

@@ -54,7 +54,7 @@ def check_values(
 
     Returns:
         Layers whose own router was called, so that its choices could be compared; a fused kernel
-        goes around it.
+        goes around it, and an intervention replaces what it returned.
 
     Raises:
         ModelError: At the first fault, with its layer and site.
@@ -63,13 +63,17 @@ def check_values(
         seen = observed[block.layer]
         if seen.logits is not None:
             check_logits(block, seen.logits)
-        if seen.is_router_called:
+        if _is_compared(seen):
             check_recomputed(block, seen)
         for (site, layer), rows in resid.items():
             if layer == block.layer:
                 check_resid(block, site, rows)
     check_stream(resid)
-    return tuple(block.layer for block in blocks if observed[block.layer].is_router_called)
+    return tuple(block.layer for block in blocks if _is_compared(observed[block.layer]))
+
+
+def _is_compared(seen: Observed) -> bool:
+    return seen.is_router_called and seen.recomputed is not None
 
 
 def check_resid(block: RoutedBlock, site: str, rows: Tensor) -> None:

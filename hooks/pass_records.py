@@ -28,6 +28,16 @@ class PassRecords:
     """By site and layer number in the model, in the model's dtype."""
 
 
+TOKEN_FIELDS = (
+    "expert_indices",
+    "expert_weights",
+    "router_logits",
+    "selection_margin",
+    "expert_output_norms",
+)
+"""The fields of `PassRecords` with one row per token."""
+
+
 @dataclass(kw_only=True)
 class Observed:
     """What was seen of one routed layer while a pass was running; rows are all of `(batch pos)`."""

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from interp.cache.errors import InputError
 from interp.cache.harmony import harmony_spans, is_harmony
@@ -32,6 +32,8 @@ class RenderedPrompt:
     """Positions in `SEGMENTS`."""
     text_end: Integer[np.ndarray, "tokens"]
     """Where each token ends in `text`, in UTF-8 bytes."""
+    generated: Bool[np.ndarray, "tokens"]
+    """Whether the model wrote the token."""
 
 
 def pin_date(chat_template: str, today: date) -> str:
@@ -70,13 +72,14 @@ def render_prompt(prompt: Prompt, tokenizer: Any, *, today: date = PINNED_DATE) 
     ends = [int(end) for _, end in encoded["offset_mapping"]]
     byte_at = np.cumsum([0] + [len(character.encode()) for character in text])
     token_spans = zip([0, *ends[:-1]], ends, strict=True)
-    segment = [of_character[_telling(text, *span)] for span in token_spans]
+    segment = [of_character[character_at(text, *span)] for span in token_spans]
     return RenderedPrompt(
         prompt=prompt,
         text=text,
         token_id=np.array(encoded["input_ids"], dtype=np.int32),
         segment=np.array(segment, dtype=np.uint8),
         text_end=byte_at[ends].astype(np.int64),
+        generated=np.zeros(len(ends), dtype=bool),
     )
 
 
@@ -158,7 +161,7 @@ def _named(
     return [(name, *span) for name, span in zip(roles, spans, strict=True)]
 
 
-def _telling(text: str, start: int, end: int) -> int:
+def character_at(text: str, start: int, end: int) -> int:
     """The character that decides a token's segment: its first that is not white space.
 
     Later bytes of a character have no width of their own and belong to the character before.

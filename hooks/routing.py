@@ -46,16 +46,36 @@ def choose(
         logits: From `router_logits`.
         hidden_dtype: Dtype of what the routed block receives, to which most round their weights.
     """
-    if block.spec.scoring == "softmax_of_chosen":
-        top = torch.topk(logits, block.top_k, dim=-1)
-        chosen = Choice(torch.softmax(top.values, dim=-1), top.indices)
-    elif block.spec.scoring == "sparsemixer":
-        chosen = _sparsemixer(logits, jitter=float(block.setting("router_jitter_noise")))
+    if block.spec.scoring == "sparsemixer":
+        indices = _one_after_the_other(logits)
     else:
-        chosen = _by_scores(block, logits)
+        # Models with groups leave their experts unsorted; in another order, sums round otherwise.
+        is_sorted = not block.spec.group_score
+        ranking = _ranking(block, logits)
+        indices = torch.topk(ranking, block.top_k, dim=-1, sorted=is_sorted).indices
+    return Choice(weights_at(block, logits, indices, hidden_dtype=hidden_dtype), indices)
+
+
+def weights_at(
+    block: RoutedBlock,
+    logits: Float[Tensor, "tokens experts"],
+    expert_indices: Int[Tensor, "tokens top_k"],
+    *,
+    hidden_dtype: torch.dtype,
+) -> Float[Tensor, "tokens top_k"]:
+    """The weights that the family's rule gives to these experts, whether or not it chooses them."""
+    if block.spec.scoring == "softmax_of_chosen":
+        weights = torch.softmax(logits.gather(-1, expert_indices), dim=-1)
+    elif block.spec.scoring == "sparsemixer":
+        jitter = float(block.setting("router_jitter_noise"))
+        weights = _sparsemixer(logits, expert_indices, jitter=jitter)
+    else:
+        weights = _scores(block, logits).gather(-1, expert_indices)
+        if block.is_normalised:
+            weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights * block.scale
     dtypes = {"float32": torch.float32, "hidden": hidden_dtype, "logits": logits.dtype}
-    weights = chosen.expert_weights.to(dtypes[block.spec.weights_dtype])
-    return Choice(weights, chosen.expert_indices)
+    return weights.to(dtypes[block.spec.weights_dtype])
 
 
 def choice_scores(
@@ -76,6 +96,15 @@ def choice_scores(
     return _best_groups(block, scores) if spec.group_score else scores
 
 
+def group_limits(block: RoutedBlock) -> tuple[int, int] | None:
+    """Number of groups of experts, and how many of them a token may choose from; None if all."""
+    n_groups, n_kept = block.setting("num_group"), block.setting("topk_group")
+    is_greedy = block.setting("topk_method") == "greedy"
+    if not block.spec.group_score or not n_groups or not n_kept or is_greedy:
+        return None
+    return int(n_groups), int(n_kept)
+
+
 def selection_margin(
     block: RoutedBlock, logits: Float[Tensor, "tokens experts"]
 ) -> Float[Tensor, "tokens"]:
@@ -88,17 +117,15 @@ def selection_margin(
     return best[:, -2] - best[:, -1]
 
 
-def _by_scores(block: RoutedBlock, logits: Float[Tensor, "tokens experts"]) -> Choice:
-    """Scores of all experts, the best of them by corrected score, their own scores as weights."""
-    scores = _scores(block, logits)
+def _ranking(
+    block: RoutedBlock, logits: Float[Tensor, "tokens experts"]
+) -> Float[Tensor, "tokens experts"]:
+    """What the model ranks by, with the rounding of scores where it ranks by those."""
     ranking = choice_scores(block, logits)
-    if ranking is logits:
-        ranking = scores
-    indices = torch.topk(ranking, block.top_k, dim=-1).indices
-    weights = scores.gather(-1, indices)
-    if block.is_normalised:
-        weights = weights / weights.sum(-1, keepdim=True)
-    return Choice(weights * block.scale, indices)
+    if ranking is logits and block.spec.scoring in ("softmax", "sigmoid"):
+        # Scores too small for their dtype are 0 as well, and must stay ahead of what is out.
+        ranking = _scores(block, logits).masked_fill(logits.isneginf(), float("-inf"))
+    return ranking
 
 
 def _scores(block: RoutedBlock, logits: Tensor) -> Float[Tensor, "tokens experts"]:
@@ -110,9 +137,10 @@ def _best_groups(
     block: RoutedBlock, scores: Float[Tensor, "tokens experts"]
 ) -> Float[Tensor, "tokens experts"]:
     """The scores, with `-inf` for experts outside of the best groups."""
-    n_groups, n_kept = block.setting("num_group"), block.setting("topk_group")
-    if not n_groups or not n_kept or block.setting("topk_method") == "greedy":
+    limits = group_limits(block)
+    if limits is None:
         return scores
+    n_groups, n_kept = limits
     grouped = rearrange(scores, "tokens (groups expert) -> tokens groups expert", groups=n_groups)
     if block.spec.group_score == "max":
         of_group = reduce(grouped, "tokens groups expert -> tokens groups", "max")
@@ -124,19 +152,31 @@ def _best_groups(
     return scores.masked_fill(~allowed, float("-inf"))
 
 
-def _sparsemixer(logits: Float[Tensor, "tokens experts"], *, jitter: float) -> Choice:
-    """Two experts, one after the other, each weighted by a softmax over those close to it.
+def _one_after_the_other(logits: Float[Tensor, "tokens experts"]) -> Int[Tensor, "tokens 2"]:
+    first = logits.max(dim=-1, keepdim=True).indices
+    second = logits.scatter(-1, first, float("-inf")).max(dim=-1, keepdim=True).indices
+    return torch.cat([first, second], dim=-1)
+
+
+def _sparsemixer(
+    logits: Float[Tensor, "tokens experts"],
+    expert_indices: Int[Tensor, "tokens 2"],
+    *,
+    jitter: float,
+) -> Float[Tensor, "tokens 2"]:
+    """Weights of two experts, one after the other: a softmax over those close to the best left.
 
     GRIN, Liu et al. 2024, arXiv:2409.12136, in evaluation: an expert is close when its logit falls
     short of the best by at most `2 * jitter` of the larger magnitude of the two. Weights do not
-    sum to 1.
+    sum to 1. An expert that is not close, which the rule itself never chooses, has weight 0.
     """
-    remaining, weights, indices = logits, [], []
-    for _ in range(2):
-        best = remaining.max(dim=-1, keepdim=True)
-        distance = (best.values - logits) / logits.abs().clamp(min=best.values)
+    # The rule takes the one with the greater logit first, in whichever order they are given.
+    order = logits.gather(-1, expert_indices).sort(dim=-1, descending=True, stable=True).indices
+    remaining, weights = logits, []
+    for index in expert_indices.gather(-1, order).split(1, dim=-1):
+        best = remaining.max(dim=-1, keepdim=True).values
+        distance = (best - logits) / logits.abs().clamp(min=best)
         close = torch.softmax(remaining.masked_fill(distance > 2 * jitter, float("-inf")), dim=-1)
-        weights.append(close.gather(-1, best.indices))
-        indices.append(best.indices)
-        remaining = remaining.scatter(-1, best.indices, float("-inf"))
-    return Choice(torch.cat(weights, dim=-1), torch.cat(indices, dim=-1))
+        weights.append(close.gather(-1, index))
+        remaining = remaining.scatter(-1, index, float("-inf"))
+    return torch.cat(weights, dim=-1).gather(-1, order.argsort(-1))

@@ -53,12 +53,20 @@ class ModelSpec:
     """Attribute of the router with which weights are multiplied at last; empty if there is none."""
     weights_dtype: Literal["float32", "hidden", "logits"] = "hidden"
     """Dtype that expert weights are rounded to: that of the hidden states, or of the logits."""
+    remark: str = ""
+    """What is particular about its residual stream; for readers, no rule depends on it."""
 
     @property
     def reads(self) -> frozenset[str]:
         """Attributes of the router that the rule reads; tells families with like modules apart."""
-        names = {self.weight, self.bias, self.correction_bias, self.scaling, self.normalised}
-        return frozenset(names - {"", "always", "never"})
+        names = {self.scaling, self.normalised} - {"", "always", "never"}
+        jitter = {"router_jitter_noise"} if self.scoring == "sparsemixer" else set()
+        return self.tensors | names | jitter
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Parameters and buffers of the router; the rule reads all of them."""
+        return frozenset({self.weight, self.bias, self.correction_bias} - {""})
 
 
 SPECS = (
@@ -100,6 +108,7 @@ SPECS = (
         moe="block_sparse_moe",
         router="router",
         scoring="softmax_of_chosen",
+        remark="each add is scaled by `residual_multiplier`",
     ),
     ModelSpec(family="phimoe", router="router", scoring="sparsemixer", normalised="never"),
     ModelSpec(
@@ -133,7 +142,12 @@ SPECS = (
         scoring="softmax",
         correction_bias="moe_statics.e_score_correction_bias",
     ),
-    ModelSpec(family="minimax", scoring="softmax", weights_dtype="float32"),
+    ModelSpec(
+        family="minimax",
+        scoring="softmax",
+        weights_dtype="float32",
+        remark="normed at each add, and both terms are scaled",
+    ),
     ModelSpec(
         family="hunyuan_v1_moe",
         shared_experts="shared_mlp",
@@ -147,6 +161,7 @@ SPECS = (
         resid_mid="mlp",
         scoring="softmax",
         normalised="norm_topk_prob",
+        remark="what attention and experts add is normed; the router reads `resid_mid` unnormed",
     ),
 )
 

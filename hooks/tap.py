@@ -25,7 +25,8 @@ class RoutingTap:
     What the model's own router returned and its experts were given is taken where it can be seen.
     Where it cannot, as under fused kernels, logits are recomputed from the input of the routed
     block and the router's weights, and the choice from them. After the first pass both are
-    compared; `compared_layers` names the layers where the router was called at all.
+    compared; `compared_layers` names the layers where the router was called at all and no hook of
+    an intervention sat on it.
 
     Taps may be nested and closed in any order. Interventions of this package are seen by every tap,
     whichever was opened first.
@@ -181,7 +182,7 @@ class RoutingTap:
 
     def _on_router(self, layer: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            logits, weights, indices = _router_output(layer, output)
+            logits, weights, indices = router_output(layer, output)
             observed = self._observed[layer]
             observed.is_router_called = True
             if not self.is_checked or "router_logits" in self.sites:
@@ -203,14 +204,18 @@ class RoutingTap:
         return hook
 
     def _on_moe_output(self, block: RoutedBlock) -> Callable[..., None]:
-        """Where router or experts were not seen, or are to be checked, recompute their part."""
+        """Where router or experts were not seen, or are to be checked, recompute their part.
+
+        A router under an intervention returns what its rule does not give, so it is not checked.
+        """
 
         def hook(*_: Any) -> None:
             observed = self._observed[block.layer]
             hidden, observed.hidden = observed.hidden, None
             if hidden is None:
                 return
-            if not (self.is_checked and observed.is_router_called):
+            is_trusted = self.is_checked or block.is_edited
+            if not (is_trusted and observed.is_router_called):
                 with torch.no_grad():
                     logits = router_logits(block, hidden)
                     chosen = choose(block, logits, hidden_dtype=hidden.dtype)
@@ -276,7 +281,7 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
     return tuple(blocks[layer] for layer in sorted(set(layers)))
 
 
-def _router_output(layer: int, output: Any) -> tuple[Tensor, Tensor, Tensor]:
+def router_output(layer: int, output: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, expert weights and expert indices."""
     if isinstance(output, tuple) and len(output) == 3:
         return output

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from interp import organisms as organisms
     from interp.cache.reader import open_store as open_store
     from interp.cache.records import Prompt as Prompt
-    from interp.hooks.capture import CaptureSettings as CaptureSettings
     from interp.hooks.capture import capture as capture
+    from interp.hooks.settings import CaptureSettings as CaptureSettings
     from interp.hooks.tap import RoutingTap as RoutingTap
     from interp.organisms import load_model as load_model
     from interp.prompts import load_prompts as load_prompts
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CaptureSettings": "hooks.capture",
+    "CaptureSettings": "hooks.settings",
     "Prompt": "cache.records",
     "RoutingTap": "hooks.tap",
     "analyze": "study",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from interp import __version__
-from interp.cache.errors import InputError, InterpError
+from interp.cache.errors import InputError, InterpError, ModelError
 
 app = App(
     name="interp",
@@ -71,6 +71,10 @@ def capture(
     dtype: str = "auto",
     condition: str | None = None,
     limit: int | None = None,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
     json: Json = False,
 ) -> None:
     """Run prompts through a model and store its routing and residual streams.
@@ -79,13 +83,19 @@ def capture(
         model: toy, a hub name such as openai/gpt-oss-20b, or a directory.
         prompts: Suites and files.
         out: The store to make, such as run.moe.
-        sites: Of resid_pre, resid_mid, resid_post, expert_indices, expert_weights, router_logits.
+        sites: Of resid_pre, resid_mid, resid_post, expert_indices, expert_weights, router_logits,
+            expert_output_norms.
         layers: Numbers of the layers to record; all if not given.
         positions: Tokens whose residuals are kept: all, last_content or every:n.
         batch_tokens: Tokens per forward pass, padding included.
         dtype: auto for the checkpoint's own, or a name such as float32.
         condition: benchmark or organic, for prompts that name none.
         limit: At most so many items of each suite or file, each with all of its variants.
+        max_new_tokens: Let the model answer each prompt with at most so many tokens, and record it
+            while it does; prompts alone if not given.
+        temperature: Of the answers; 0 takes the most likely token each time.
+        top_p: Answers are sampled among the most likely tokens that together have this probability.
+        seed: Of the sampling.
     """
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
@@ -95,14 +105,21 @@ def capture(
     chosen = load_several(prompts, condition=condition, limit=limit)
     if not chosen:
         raise InputError("--prompts names no suite and no file; give one or more, such as matched")
-    from interp.hooks.capture import DEFAULT_SITES, CaptureSettings
     from interp.hooks.capture import capture as run_capture
+    from interp.hooks.settings import DEFAULT_SITES, CaptureSettings, GenerationSettings
+
+    generation = None
+    if max_new_tokens is not None:
+        generation = GenerationSettings(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
 
     settings = CaptureSettings(
         sites=tuple(sites or DEFAULT_SITES),
         layers=tuple(layers) if layers else None,
         positions=positions,
         batch_tokens=batch_tokens,
+        generation=generation,
     )
     was_captured = run_capture(load(model, dtype=dtype), chosen, out, settings=settings)
     check = open_store(out).provenance["self_check"]
@@ -204,16 +221,27 @@ def report(
 
 
 @app.command
-def doctor(model: str, /, *, dtype: str = "auto", json: Json = False) -> None:
+def doctor(
+    model: str, /, *, dtype: str = "auto", out: Path | None = None, json: Json = False
+) -> None:
     """Run the capture's self-check on a model and say what was seen; exit code 1 if it fails.
 
     Args:
         model: toy, a hub name or a directory.
         dtype: auto for the checkpoint's own, or a name such as float32.
+        out: A file to write what was seen to, such as doctor.json; also if the check fails.
     """
-    from interp.hooks.doctor import examine
+    if out is not None:
+        check_out(out, ".json")
+    from interp.hooks.doctor import diagnosis
 
-    say(examine(load(model, dtype=dtype)), json)
+    found = diagnosis(load(model, dtype=dtype))
+    if out is not None:
+        write_json(out, found)
+    if json or found["is_sound"]:
+        say(found, json)
+    if not found["is_sound"]:
+        raise ModelError(found["result"])
 
 
 def load(model: str, *, dtype: str) -> Any:
@@ -265,6 +293,11 @@ def say(facts: dict[str, Any], as_json: bool) -> None:
             sys.stdout.write(f"{name}:{lines or ' none'}\n")
         else:
             sys.stdout.write(f"{name}: {'none' if value == '' else value}\n")
+
+
+def write_json(out: Path, facts: dict[str, Any]) -> None:
+    """Write what a command found to a file."""
+    out.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

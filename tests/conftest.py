@@ -31,6 +31,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
+    """A module that is skipped while it is collected, as by `importorskip`, has no item to skip."""
+    report = yield
+    if report.skipped:
+        collector.config.stash[SKIPPED].append(f"{collector.nodeid}: {report.longrepr}")
+    return report
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Without a browser or a package, CI would otherwise be green and prove nothing."""
     silent = [

@@ -69,8 +69,9 @@ def _expert(own: dict[str, Tensor], config: Any, normed: Tensor, expert: int) ->
         normed @ own["mlp.experts.gate_up_proj"][expert]
         + own["mlp.experts.gate_up_proj_bias"][expert]
     )
-    gate = both[0::2].clamp(max=config.swiglu_limit)
-    up = both[1::2].clamp(min=-config.swiglu_limit, max=config.swiglu_limit)
+    limit = getattr(config, "swiglu_limit", 7.0)  # a field of the config only from 5.19
+    gate = both[0::2].clamp(max=limit)
+    up = both[1::2].clamp(min=-limit, max=limit)
     hidden = (up + 1) * gate / (1 + torch.exp(-1.702 * gate))
     return hidden @ own["mlp.experts.down_proj"][expert] + own["mlp.experts.down_proj_bias"][expert]
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from interp.cache.writer import StoreWriter
 CHECK_STORE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "check_store.py"
 PROVENANCE: Mapping[str, Any] = {"model": "toy", "revision": "r1", "versions": {"numpy": "2"}}
 LAYOUT = Layout(n_layers=2, layer_indices=(3, 7), n_experts=8, top_k=2, d_model=4)
+NORMS_LAYOUT = replace(LAYOUT, expert_output_norms=True)
 RESID_LAYOUT = Layout(
     n_layers=2,
     layer_indices=(3, 7),
@@ -65,16 +67,18 @@ def forged(activations: PromptActivations, **replaced: Any) -> PromptActivations
 
 
 def routing(layout: Layout, *, n_tokens: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Softmax routing in the dtype of the layout."""
+    """Softmax routing in the dtype of the layout, and norms of the chosen experts' outputs."""
     logits = rng.normal(size=(n_tokens, layout.n_layers, layout.n_experts))
     indices = np.argsort(-logits, axis=-1)[..., : layout.top_k]
     chosen = np.exp(np.take_along_axis(logits, indices, axis=-1))
     weights = chosen / chosen.sum(axis=-1, keepdims=True)
+    norms = rng.exponential(size=weights.shape).astype(np.float32)
     stored_logits = logits.astype(layout.weights_dtype) if layout.router_logits else None
     return {
         "expert_indices": indices,
         "expert_weights": weights.astype(layout.weights_dtype),
         "router_logits": stored_logits,
+        "expert_output_norms": norms if layout.expert_output_norms else None,
     }
 
 

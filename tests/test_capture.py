@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from interp.cache.errors import InputError, ModelError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SEGMENTS, SITES, Message, Prompt
-from interp.hooks.capture import CaptureSettings, capture
+from interp.hooks.capture import capture
 from interp.hooks.load import LoadedModel, load_model
 from interp.hooks.positions import kept_positions
 from interp.hooks.render import render_prompt
+from interp.hooks.settings import CaptureSettings
 from tests.reference_gpt_oss import run_reference
 from tests.tiny_model import save_tiny
 

@@ -24,8 +24,9 @@ from transformers import GptOssForCausalLM
 from interp.cache.errors import InputError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SITES, Message, Prompt
-from interp.hooks.capture import CaptureSettings, capture
+from interp.hooks.capture import capture
 from interp.hooks.load import LoadedModel, load_model
+from interp.hooks.settings import CaptureSettings
 from tests.published_checkpoint import N_EXPERTS, N_LAYERS, TOP_K, save_published
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from interp.cache.errors import InputError, StoreError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import PROMPT_FIELDS, Layout, PromptActivations
+from interp.cache.stored import checked
 from interp.cache.writer import StoreWriter, is_captured
 from tests.store_samples import (
     LAYOUT,
+    NORMS_LAYOUT,
     PROVENANCE,
     RESID_LAYOUT,
     expect_valid,
@@ -40,6 +42,7 @@ layouts = st.fixed_dictionaries(
         "resid_sites": st.sampled_from([(), ("resid_post",), ("resid_mid", "resid_post")]),
         "resid_dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
         "router_logits": st.booleans(),
+        "expert_output_norms": st.booleans(),
         "vocab_local": st.booleans(),
     }
 )
@@ -111,6 +114,12 @@ def expect_same_routing(store: Store, prompts: list[PromptActivations], layout: 
         assert same_bits(routing.router_logits, joined(prompts, "router_logits"), weights_dtype)
     else:
         assert routing.router_logits is None
+    if layout.expert_output_norms:
+        assert routing.expert_output_norms is not None
+        norms = joined(prompts, "expert_output_norms")
+        assert same_bits(routing.expert_output_norms, norms, np.dtype("f4"))
+    else:
+        assert routing.expert_output_norms is None
 
 
 def expect_same_residuals(store: Store, prompts: list[PromptActivations], layout: Layout) -> None:
@@ -199,8 +208,104 @@ def test_long_provenance_comes_back(tmp_path: Path) -> None:
     expect_valid(path)
 
 
+def test_norms_are_read_at_the_layers_asked_for(tmp_path: Path) -> None:
+    prompts = [sample(NORMS_LAYOUT, seed=seed, n_tokens=40) for seed in range(3)]
+    path = write(tmp_path / "s.moe", prompts, NORMS_LAYOUT, part_mb=TINY_MB)
+    assert path.joinpath("part-00001.h5").exists()
+    found = open_store(path).router(layers=[7]).expert_output_norms
+    assert found is not None
+    assert np.array_equal(found, joined(prompts, "expert_output_norms")[:, 1:])
+    expect_valid(path)
+
+
+def test_norms_have_chunks_of_one_layer_like_the_weights(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe", [sample(NORMS_LAYOUT)], NORMS_LAYOUT)
+    with h5py.File(path / "part-00000.h5") as part:
+        norms, weights = part["experts/expert_output_norms"], part["router/expert_weights"]
+        assert norms.chunks == weights.chunks == (5, 1, 2)
+        assert norms.dtype == np.dtype("<f4")
+
+
+def test_norms_count_for_the_size_of_a_part() -> None:
+    without, with_norms = (
+        checked(sample(layout, n_tokens=40), layout, n_vocab=0).n_bytes
+        for layout in (LAYOUT, NORMS_LAYOUT)
+    )
+    assert with_norms - without == 40 * 2 * 2 * 4
+
+
+def test_store_from_before_norms_could_be_stored_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe", [sample()])
+    with h5py.File(path / "part-00000.h5") as part:
+        assert "experts" not in part
+    layout = json.loads((path / "manifest.json").read_text())["layout"]
+    assert layout.pop("expert_output_norms") is False
+    damage_manifest(path, layout=layout)
+    store = open_store(path)
+    assert store.layout == LAYOUT
+    assert store.router().expert_output_norms is None
+    assert is_captured(path, layout=LAYOUT, provenance=PROVENANCE) is True
+
+
+def test_parts_with_and_without_norms_are_refused(tmp_path: Path) -> None:
+    prompts = [sample(NORMS_LAYOUT, seed=seed, n_tokens=40) for seed in range(2)]
+    path = write(tmp_path / "s.moe", prompts, NORMS_LAYOUT, part_mb=TINY_MB)
+    with h5py.File(path / "part-00001.h5", "r+") as part:
+        del part["experts"]
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["parts"][1]["bytes"] = (path / "part-00001.h5").stat().st_size
+    damage_manifest(path, parts=manifest["parts"])
+    with pytest.raises(StoreError, match=r"part-00001\.h5 has another layout or provenance than"):
+        open_store(path)
+
+
+@pytest.mark.parametrize("weights_dtype", ["float16", "float32"])
+def test_weights_of_a_family_may_be_scaled_and_need_no_sum(
+    tmp_path: Path, weights_dtype: str
+) -> None:
+    layout = replace(LAYOUT, weights_sum="family", weights_dtype=weights_dtype)
+    scaled = np.array([[1.875, 0.625], [2.5, 0.0]], dtype=weights_dtype)
+    weights = np.broadcast_to(scaled, (5, 2, 2))
+    prompts = [sample(layout, expert_weights=weights), sample(layout, seed=1)]
+    path = write(tmp_path / "s.moe", prompts, layout)
+    store = open_store(path)
+    assert store.layout.weights_sum == "family"
+    expect_same_routing(store, prompts, layout)
+    expect_valid(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ((2.5, -0.5), "expert_weights must be finite and not negative"),
+        ((np.inf, 0.5), "expert_weights must be finite and not negative"),
+        ((0.5, 2.5), "expert_weights must descend along top_k"),
+    ],
+)
+def test_faulty_weights_of_a_family_are_refused(
+    tmp_path: Path, weights: tuple[float, float], sentence: str
+) -> None:
+    layout = replace(LAYOUT, weights_sum="family")
+    with pytest.raises(ValueError, match=sentence):
+        write(tmp_path / "s.moe", [sample(layout, expert_weights=faulty_weights(*weights))], layout)
+
+
+def test_generated_tokens_after_a_prompt_that_was_recorded_in_part_come_back(
+    tmp_path: Path,
+) -> None:
+    mixed = sample(
+        position=np.array([4, 5, 9, 10, 11]), generated=np.array([False, False, True, True, True])
+    )
+    prompts = [sample(generated=np.zeros(5, dtype=bool)), mixed]
+    path = write(tmp_path / "s.moe", prompts)
+    expect_same_tokens(open_store(path), prompts)
+    expect_valid(path)
+
+
 def test_layout_comes_back(tmp_path: Path) -> None:
-    layout = replace(RESID_LAYOUT, resid_dtype="bfloat16", weights_sum="family")
+    layout = replace(
+        RESID_LAYOUT, resid_dtype="bfloat16", weights_sum="family", expert_output_norms=True
+    )
     path = write(tmp_path / "s.moe", [sample(layout)], layout)
     assert open_store(path).layout == layout
 
@@ -227,7 +332,7 @@ def test_arrays_changed_after_adding_do_not_change_the_store(tmp_path: Path) -> 
 
 
 def test_nothing_variable_gzipped_floats_or_unchecked_chunks_in_a_part(tmp_path: Path) -> None:
-    layout = replace(RESID_LAYOUT, router_logits=True)
+    layout = replace(RESID_LAYOUT, router_logits=True, expert_output_norms=True)
     path = write(tmp_path / "s.moe", [sample(layout)], layout)
     seen = {}
 
@@ -237,7 +342,7 @@ def test_nothing_variable_gzipped_floats_or_unchecked_chunks_in_a_part(tmp_path:
 
     with h5py.File(path / "part-00000.h5") as part:
         part.visititems(look)
-    assert len(seen) == 10 + 6 + 3 + 4
+    assert len(seen) == 10 + 6 + 3 + 1 + 4
     assert {name for name, fine in seen.items() if fine != (True, True)} == set()
 
 
@@ -262,6 +367,23 @@ def test_card_names_model_conditions_and_sources(tmp_path: Path) -> None:
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "Routing of toy" in card
     assert "| organic | a\\|b c | 2 | 10 |" in card
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        (LAYOUT, "Routing of toy,"),
+        (
+            replace(RESID_LAYOUT, expert_output_norms=True),
+            "Routing, norms of expert outputs and residuals (`resid_mid`, `resid_post`, float32) "
+            "of toy,",
+        ),
+        (replace(LAYOUT, router_logits=True), "Routing and router logits of toy,"),
+    ],
+)
+def test_card_says_what_is_stored(tmp_path: Path, layout: Layout, sentence: str) -> None:
+    path = write(tmp_path / "s.moe", [sample(layout)], layout)
+    assert sentence in (path / "README.md").read_text(encoding="utf-8")
 
 
 def test_example_on_the_card_runs(tmp_path: Path) -> None:
@@ -375,6 +497,29 @@ def test_faulty_activations_are_refused(
     with pytest.raises(ValueError, match=sentence):
         write(tmp_path / "s.moe", [forged(sample(), **replaced)])
     assert not (tmp_path / "s.moe").exists()
+
+
+@pytest.mark.parametrize(
+    ("norms", "sentence"),
+    [
+        (None, "expert_output_norms is absent, but the layout has expert_output_norms=True"),
+        (np.ones((5, 2, 3), np.float32), r"expert_output_norms has shape \(5, 2, 3\), expected"),
+        (np.full((5, 2, 2), -1e-6, np.float32), "expert_output_norms must be finite and not neg"),
+        (np.full((5, 2, 2), np.inf, np.float32), "expert_output_norms must be finite and not neg"),
+        (np.full((5, 2, 2), np.nan, np.float32), "expert_output_norms must be finite and not neg"),
+        (np.full((5, 2, 2), 0.1), "expert_output_norms holds float64 values that float32 would"),
+        (np.ones((5, 2, 2), int), "expert_output_norms has dtype int64"),
+    ],
+)
+def test_faulty_norms_are_refused(tmp_path: Path, norms: np.ndarray | None, sentence: str) -> None:
+    activations = forged(sample(NORMS_LAYOUT), expert_output_norms=norms)
+    with pytest.raises(ValueError, match=sentence):
+        write(tmp_path / "s.moe", [activations], NORMS_LAYOUT)
+
+
+def test_norms_that_the_layout_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expert_output_norms is given, but the layout has"):
+        write(tmp_path / "s.moe", [sample(NORMS_LAYOUT)], LAYOUT)
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,45 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "flex_olmo": {"num_experts": 8, "norm_topk_prob": True},
 }
 """Settings by family, beside `COMMON`."""
+SPARSE_AFTER_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
+OTHERS: dict[str, dict[str, Any]] = {
+    "dots1": GROUPED,
+    "glm4_moe_lite": GROUPED | LATENT | SPARSE_AFTER_FIRST,
+    "granitemoeshared": {"num_local_experts": 8, "shared_intermediate_size": 16},
+    "mellum": {"num_experts": 8},
+    "qwen3_next": {
+        "num_experts": 8,
+        "shared_expert_intermediate_size": 16,
+        "layer_types": ["full_attention"] * 3,
+    },
+    "solar_open": GROUPED,
+    "flint": {"num_experts": 8, "shared_expert_intermediate_size": 16},
+    "hy_v3": {"num_local_experts": 8} | SPARSE_AFTER_FIRST,
+    "jamba": {"num_experts": 8, "attn_layer_period": 1, "attn_layer_offset": 0},
+    "lfm2_moe": {
+        "num_experts": 8,
+        "layer_types": ["full_attention"] * 3,
+        "num_dense_layers": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+    "minimax_m2": {"num_local_experts": 8},
+    "qwen2": {},
+    "dbrx": {
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": 2,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "hidden_size": 32},
+    },
+    "jetmoe": {"num_local_experts": 4, "kv_channels": 8},
+    "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 16},
+}
+"""Settings of routed families that no spec is named after, and of a dense one."""
 
 
 def tiny_family(family: str, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
     """A random model in evaluation mode, seeded; weights wide enough that every term matters."""
-    fields = COMMON | FAMILIES[family] | settings
+    fields = COMMON | (FAMILIES | OTHERS)[family] | settings
     implementation = fields.pop("attn_implementation")
     config = AutoConfig.for_model(family, **fields)
     model = AutoModelForCausalLM.from_config(

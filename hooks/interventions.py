@@ -1,0 +1,435 @@
+"""Interventions on the routing of a live model, as context managers that leave it as it was.
+
+What a router returns is changed by a hook that runs before every other hook on the router, so that
+taps see what was run, whichever was opened first. Only `reroute` can do without: where the router
+has a bias, it is the bias that is changed, and also a fused kernel that never calls the router goes
+by it. See docs/interventions.md.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Integer
+from torch import Tensor, nn
+
+from interp.cache.errors import InputError, ModelError
+from interp.hooks.blocks import EDITS, RoutedBlock, attribute, routed_blocks
+from interp.hooks.routing import Choice, choose, group_limits, weights_at
+from interp.hooks.tap import chosen_blocks, router_output
+
+Array = Tensor | np.ndarray
+"""Records come from a tap as tensors and from a store as arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What an intervention does to one router; the mark on its hook."""
+
+    name: str
+    """The function that opened it."""
+    removed: frozenset[int] = frozenset()
+    """Experts that cannot be chosen any more."""
+
+
+@dataclass(kw_only=True)
+class RemovedBias:
+    """The bias of an expert that is at `-inf` for now."""
+
+    bits: Tensor
+    """What to put back."""
+    n_open: int = 0
+    """How many interventions have taken this expert out and are still open."""
+
+
+REMOVED: WeakKeyDictionary[nn.Module, dict[int, RemovedBias]] = WeakKeyDictionary()
+"""By router and expert, so that interventions which share an expert may be closed in any order."""
+
+
+@contextmanager
+def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[None]:
+    """Take experts out: for every token that would go there, the next best take their places.
+
+    Their logits are `-inf` before the family's rule is applied, so each token still has `top_k`
+    experts, and weights are computed among those that are left. May be nested, also with experts
+    in common, and closed in any order.
+
+    Args:
+        model: A transformers model of one of the families in `interp.hooks.spec.SPECS`.
+        experts: Pairs of a layer, by its number in the model, and an expert.
+
+    Raises:
+        InputError: If there is no such layer or expert, a token could not be given `top_k` experts,
+            or the routing of the layer is being replayed.
+        ModelError: In a pass, if the router has no bias and the model does not call it.
+
+    Example:
+        >>> from interp import organisms
+        >>> from interp.hooks import RoutingTap
+        >>> model, tokenizer = organisms.load("toy")
+        >>> inputs = tokenizer("two plus two", return_tensors="pt")
+        >>> with RoutingTap(model, sites=("expert_indices",)) as tap:
+        ...     _ = model(**inputs)
+        ...     best = int(tap.take().expert_indices[0, 2, 0])
+        ...     with reroute(model, [(2, best)]):
+        ...         _ = model(**inputs)
+        ...     rerouted = tap.take().expert_indices[:, 2]
+        >>> bool((rerouted == best).any()), rerouted.shape[1]
+        (False, 4)
+    """
+    removed = _by_block(model, experts)
+    for block, out in removed:
+        _refuse_edited(block, "replay_routing")
+        _refuse_too_few(block, out)
+    with ExitStack() as stack:
+        for block, out in removed:
+            remove = _by_bias if _has_bias(block) else _by_hook
+            stack.enter_context(remove(block, out))
+        yield
+
+
+@contextmanager
+def replay_routing(
+    model: nn.Module,
+    *,
+    expert_indices: Integer[Array, "tokens layers top_k"],
+    expert_weights: Float[Array, "tokens layers top_k"] | None = None,
+    layers: Sequence[int] | None = None,
+    rows: Integer[Array, "tokens"] | None = None,
+) -> Iterator[None]:
+    """Send tokens to the experts that were recorded, whatever the router would choose.
+
+    Without `expert_weights` this is routing replay as in Ma et al. 2025 (arXiv:2510.11370, R3):
+    recorded experts, weights by the family's rule from the logits of the running pass. With them,
+    nothing of the router is left. Logits stay what they are.
+
+    Args:
+        model: A transformers model of one of the families in `interp.hooks.spec.SPECS`.
+        expert_indices: From `PassRecords` or `Store.router()`; in any order within a token.
+        expert_weights: Given to the experts as they are, in the dtype that the router returns.
+        layers: Numbers in the model of the layers along axis 1; all routed layers if None.
+        rows: Positions of the recorded tokens in `(batch pos)` flattened, in every pass; all others
+            route themselves. If None, every pass must have exactly the recorded tokens.
+
+    Raises:
+        InputError: If the records do not fit the model, hold an expert twice for a token or weights
+            that are not finite, or a layer is under another intervention.
+        ModelError: In a pass, if it has other tokens than the records, or the model does not call
+            its router.
+
+    Example:
+        >>> from interp import organisms
+        >>> from interp.hooks import RoutingTap
+        >>> model, tokenizer = organisms.load("toy")
+        >>> inputs = tokenizer("two plus two", return_tensors="pt")
+        >>> with RoutingTap(model) as tap:
+        ...     usual = model(**inputs).logits
+        >>> records = tap.take()
+        >>> with replay_routing(model, expert_indices=records.expert_indices):
+        ...     again = model(**inputs).logits
+        >>> torch.equal(usual, again)
+        True
+    """
+    blocks = {block.layer: block for block in chosen_blocks(model, layers)}
+    numbers = tuple(blocks) if layers is None else tuple(layers)
+    indices, weights = _tensor(expert_indices).long(), _tensor(expert_weights)
+    token_rows = None if rows is None else _tensor(rows).long()
+    _check_records(blocks[numbers[0]], numbers, indices, weights)
+    _check_rows(token_rows, n_tokens=len(indices))
+    for block in blocks.values():
+        _refuse_edited(block, "reroute", "replay_routing")
+    with ExitStack() as stack:
+        for column, layer in enumerate(numbers):
+            recorded = Recorded(
+                expert_indices=indices[:, column],
+                expert_weights=None if weights is None else weights[:, column],
+                rows=token_rows,
+            )
+            stack.enter_context(_replayed(blocks[layer], recorded))
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The routing of one layer that is to be run again."""
+
+    expert_indices: Int[Tensor, "tokens top_k"]
+    expert_weights: Float[Tensor, "tokens top_k"] | None
+    rows: Int[Tensor, "tokens"] | None
+
+
+@contextmanager
+def _by_bias(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
+    """The bias of the experts at `-inf`, and afterwards the bits that it had."""
+    removed = REMOVED.setdefault(block.router, {})
+    with torch.no_grad():
+        for expert in experts:
+            bits = _bias(block)[expert].clone()
+            _bias(block)[expert] = float("-inf")
+            removed.setdefault(expert, RemovedBias(bits=bits)).n_open += 1
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for expert in experts:
+                removed[expert].n_open -= 1
+                if not removed[expert].n_open:
+                    _bias(block)[expert].copy_(removed.pop(expert).bits)
+
+
+@contextmanager
+def _by_hook(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
+    """The logits of the experts at `-inf`, and the choice made anew.
+
+    Logits are handed on as they were changed, so that hooks of this kind add up in any order.
+    """
+
+    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
+        out = torch.zeros(block.n_experts, dtype=torch.bool, device=logits.device)
+        out[list(experts)] = True
+        left = logits.masked_fill(out, float("-inf"))
+        return left, choose(block, left, hidden_dtype=own.expert_weights.dtype)
+
+    with _router_hook(block, Edit(name="reroute", removed=experts), edit):
+        yield
+
+
+@contextmanager
+def _replayed(block: RoutedBlock, recorded: Recorded) -> Iterator[None]:
+    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
+        rows = _rows_in_pass(block, recorded, n_tokens=len(logits)).to(logits.device)
+        indices = recorded.expert_indices.to(own.expert_indices)
+        order = _order(block, indices, own=own.expert_indices[rows])
+        indices = indices.gather(-1, order)
+        if recorded.expert_weights is None:
+            weights = _weights_now(block, logits[rows], indices, own.expert_weights.dtype)
+        else:
+            weights = recorded.expert_weights.to(own.expert_weights).gather(-1, order)
+        return logits, Choice(
+            own.expert_weights.index_copy(0, rows, weights),
+            own.expert_indices.index_copy(0, rows, indices),
+        )
+
+    with _router_hook(block, Edit(name="replay_routing"), edit):
+        yield
+
+
+@contextmanager
+def _router_hook(
+    block: RoutedBlock, mark: Edit, edit: Callable[[Tensor, Choice], tuple[Tensor, Choice]]
+) -> Iterator[None]:
+    """Change what the router returns, before anyone else sees it.
+
+    Raises:
+        ModelError: In a pass, at the block, if the router was not called: nothing was changed then.
+    """
+    was_called = False
+
+    def before(*_: Any) -> None:
+        nonlocal was_called
+        was_called = False
+
+    def on_router(_: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Tensor, ...]:
+        nonlocal was_called
+        was_called = True
+        logits, weights, indices = router_output(block.layer, output)
+        edited, choice = edit(logits, Choice(weights, indices))
+        return edited, choice.expert_weights, choice.expert_indices
+
+    def after(*_: Any) -> None:
+        if not was_called:
+            raise ModelError(
+                f"{mark.name} had no effect on layer {block.layer}: a fused kernel ran the experts "
+                "and never called their router; load the model without that kernel"
+            )
+
+    setattr(on_router, EDITS, mark)
+    handles = (
+        block.moe.register_forward_pre_hook(before),
+        block.router.register_forward_hook(on_router, prepend=True),
+        block.moe.register_forward_hook(after),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _weights_now(
+    block: RoutedBlock,
+    logits: Float[Tensor, "tokens experts"],
+    indices: Int[Tensor, "tokens top_k"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "tokens top_k"]:
+    if logits.gather(-1, indices).isneginf().any():
+        raise ModelError(
+            f"expert_indices of layer {block.layer} holds an expert whose logit is -inf, so that "
+            "the model gives it no weight; give expert_weights"
+        )
+    return weights_at(block, logits, indices, hidden_dtype=dtype)
+
+
+def _order(
+    block: RoutedBlock, indices: Int[Tensor, "tokens top_k"], *, own: Int[Tensor, "tokens top_k"]
+) -> Int[Tensor, "tokens top_k"]:
+    """Which slot to run when: as recorded, which is by weight, as most routers have it.
+
+    Those that do not rank by weight have an order of their own. It decides how sums are rounded, so
+    it is followed where the router chose the same experts.
+    """
+    as_recorded = torch.arange(own.shape[-1], device=own.device).expand_as(own)
+    spec = block.spec
+    if not (spec.correction_bias or spec.group_score or spec.scoring == "sparsemixer"):
+        return as_recorded
+    as_own = indices.argsort(-1).gather(-1, own.argsort(-1).argsort(-1))
+    is_same = (indices.gather(-1, as_own) == own).all(-1)
+    return torch.where(rearrange(is_same, "tokens -> tokens 1"), as_own, as_recorded)
+
+
+def _rows_in_pass(block: RoutedBlock, recorded: Recorded, *, n_tokens: int) -> Int[Tensor, "rows"]:
+    n_recorded, rows = len(recorded.expert_indices), recorded.rows
+    if rows is None and n_tokens != n_recorded:
+        raise ModelError(
+            f"layer {block.layer} routes {n_tokens} tokens in this pass, padding included, but "
+            f"expert_indices holds {n_recorded}; pass the tokens that were recorded, or give rows"
+        )
+    if rows is not None and rows.max() >= n_tokens:
+        raise ModelError(
+            f"rows holds {int(rows.max())}, but layer {block.layer} routes only {n_tokens} tokens "
+            f"in this pass (0 to {n_tokens - 1})"
+        )
+    return torch.arange(n_tokens) if rows is None else rows
+
+
+def _by_block(
+    model: nn.Module, experts: Collection[tuple[int, int]]
+) -> list[tuple[RoutedBlock, frozenset[int]]]:
+    """The experts by their layers, each of which is there."""
+    blocks = {block.layer: block for block in routed_blocks(model)}
+    pairs = {(int(layer), int(expert)) for layer, expert in experts}
+    if not pairs:
+        raise InputError("experts is empty, expected pairs of layer and expert such as (3, 17)")
+    for layer, expert in sorted(pairs):
+        if layer not in blocks:
+            raise InputError(f"experts holds layer {layer}, but the routed layers are {[*blocks]}")
+        n_experts = blocks[layer].n_experts
+        if not 0 <= expert < n_experts:
+            raise InputError(
+                f"experts holds expert {expert} of layer {layer}, but the layer has only "
+                f"{n_experts} experts (0 to {n_experts - 1})"
+            )
+    return [
+        (blocks[layer], frozenset(expert for each, expert in pairs if each == layer))
+        for layer in sorted({layer for layer, _ in pairs})
+    ]
+
+
+def _refuse_too_few(block: RoutedBlock, experts: frozenset[int]) -> None:
+    """With what is out already, every token must be left with `top_k` experts to choose from."""
+    out = experts.union(*(edit.removed for edit in block.edits))
+    is_left = torch.tensor([expert not in out for expert in range(block.n_experts)])
+    if block.bias is not None:
+        is_left &= ~block.bias.detach().cpu().isneginf()
+    n_left = int(is_left.sum())
+    if n_left < block.top_k:
+        raise InputError(
+            f"experts leaves {n_left} of {block.n_experts} experts in layer {block.layer}, but "
+            f"each token needs {block.top_k}; take fewer out"
+        )
+    limits = group_limits(block)
+    if limits is not None:
+        _refuse_too_few_in_groups(block, is_left, *limits)
+
+
+def _refuse_too_few_in_groups(
+    block: RoutedBlock, is_left: Tensor, n_groups: int, n_kept: int
+) -> None:
+    """Whichever groups a token may choose from, there must be `top_k` experts in them."""
+    of_groups = rearrange(is_left, "(groups expert) -> groups expert", groups=n_groups).sum(-1)
+    sizes = sorted(int(each) for each in of_groups if each)
+    least = 2 if block.spec.group_score == "sum_of_two" else 1
+    if len(sizes) < n_kept or sizes[0] < least or sum(sizes[:n_kept]) < block.top_k:
+        raise InputError(
+            f"experts leaves groups of {sizes} experts in layer {block.layer}, of which each token "
+            f"chooses {block.top_k} experts from {n_kept} groups with at least {least} in each; "
+            "take fewer out, or whole groups"
+        )
+
+
+def _refuse_edited(block: RoutedBlock, *names: str) -> None:
+    found = {edit.name for edit in block.edits}
+    if REMOVED.get(block.router):
+        found.add("reroute")
+    if both := sorted(found.intersection(names)):
+        raise InputError(
+            f"layer {block.layer} is under {both[0]} already, which would decide its routing as "
+            "well; close that first, or leave the layer out"
+        )
+
+
+def _check_records(
+    block: RoutedBlock, layers: Sequence[int], indices: Tensor, weights: Tensor | None
+) -> None:
+    if len(set(layers)) < len(layers):
+        raise InputError(f"layers holds {list(layers)}, expected each layer once")
+    expected = (len(layers), block.top_k)
+    if indices.ndim != 3 or indices.shape[1:] != expected or not len(indices):
+        raise InputError(
+            f"expert_indices has the shape {tuple(indices.shape)}, expected tokens, "
+            f"{expected[0]} layers and {expected[1]} experts each; name other layers with layers="
+        )
+    if indices.min() < 0 or indices.max() >= block.n_experts:
+        wrong = int(indices.min() if indices.min() < 0 else indices.max())
+        raise InputError(
+            f"expert_indices holds expert {wrong}, but the layers have only {block.n_experts} "
+            f"experts (0 to {block.n_experts - 1})"
+        )
+    is_twice = indices.sort(-1).values.diff(dim=-1).eq(0).any(-1)
+    if is_twice.any():
+        token, column = is_twice.nonzero()[0].tolist()
+        raise InputError(
+            f"expert_indices holds an expert twice for token {token} in layer {layers[column]}: "
+            f"{indices[token, column].tolist()}"
+        )
+    if weights is not None and weights.shape != indices.shape:
+        raise InputError(
+            f"expert_weights has the shape {tuple(weights.shape)}, expected that of "
+            f"expert_indices, {tuple(indices.shape)}"
+        )
+    if weights is not None and not weights.isfinite().all():
+        raise InputError("expert_weights holds NaN or infinity, expected weights that were run")
+
+
+def _check_rows(rows: Tensor | None, *, n_tokens: int) -> None:
+    if rows is None:
+        return
+    if rows.shape != (n_tokens,):
+        raise InputError(
+            f"rows has the shape {tuple(rows.shape)}, expected one for each of the {n_tokens} "
+            "tokens of expert_indices"
+        )
+    if rows.min() < 0 or len(rows.unique()) < n_tokens:
+        raise InputError("rows holds a negative position or one twice, expected each row once")
+
+
+def _has_bias(block: RoutedBlock) -> bool:
+    """Whether the router has a bias that can be changed: one that is offloaded cannot."""
+    return bool(block.spec.bias) and not attribute(block.router, block.spec.bias).is_meta
+
+
+def _bias(block: RoutedBlock) -> Tensor:
+    assert block.bias is not None
+    return block.bias
+
+
+def _tensor(array: Array | None) -> Any:
+    """As a tensor; integers as int64, because torch cannot compute with all that NumPy has."""
+    if array is None or isinstance(array, Tensor):
+        return array
+    return torch.from_numpy(array.astype(np.int64) if array.dtype.kind in "iu" else array.copy())
