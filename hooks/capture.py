@@ -14,6 +14,7 @@ from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, Layout, Prompt, PromptActivations
 from interp.cache.writer import StoreWriter, is_captured
 from interp.hooks.batches import by_length, run_batch
+from interp.hooks.blocks import routed_blocks
 from interp.hooks.generation import generate
 from interp.hooks.load import LoadedModel, model_provenance
 from interp.hooks.render import RenderedPrompt, render_prompt
@@ -54,6 +55,7 @@ def capture(
         ModelError: If the self-check of the first batch fails.
     """
     settings, out = settings or CaptureSettings(), Path(out)
+    _refuse_edited(loaded.model)
     if not prompts:
         raise InputError("there is no prompt to capture; give at least one")
     today = date.fromisoformat(settings.today)
@@ -73,6 +75,20 @@ def capture(
             writer.add(each)
             bar.update()
     return True
+
+
+def _refuse_edited(model: Any) -> None:
+    """A store names the model, and would pass for a recording of it as it is."""
+    edited = [
+        block.layer
+        for block in routed_blocks(model)
+        if block.is_edited or (block.bias is not None and block.bias.isneginf().any())
+    ]
+    if edited:
+        raise InputError(
+            f"experts of layers {edited} are taken out or routed by an intervention, which the "
+            "store would not say; close it first, or record with a RoutingTap"
+        )
 
 
 def captured(

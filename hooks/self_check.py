@@ -69,6 +69,8 @@ def _path(block: RoutedBlock, is_router_called: bool) -> str:
     # Where accelerate moves weights, it keeps the forward that it wrapped.
     forward = getattr(block.moe, "_old_forward", block.moe.forward)
     name = f"{forward.__module__}.{forward.__qualname__}"
+    if block.is_edited:
+        return f"{name}, experts {block.experts_implementation}, under an intervention"
     if not is_router_called:
         return f"{name}, which does not call its router; routing recomputed from its input"
     return f"{name}, experts {block.experts_implementation}"

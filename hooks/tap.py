@@ -298,4 +298,9 @@ def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _flat(hidden: Tensor) -> Tensor:
+    if hidden.ndim != 3:
+        raise ModelError(
+            f"a routed layer received states of shape {tuple(hidden.shape)}, expected "
+            "[batch pos d_model]; this model's layers are not built as expected"
+        )
     return rearrange(hidden, "batch pos d_model -> (batch pos) d_model")

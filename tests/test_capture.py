@@ -14,6 +14,7 @@ from interp.cache.errors import InputError, ModelError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SEGMENTS, SITES, Message, Prompt
 from interp.hooks.capture import capture
+from interp.hooks.interventions import reroute
 from interp.hooks.load import LoadedModel, load_model
 from interp.hooks.positions import kept_positions
 from interp.hooks.render import render_prompt
@@ -169,6 +170,15 @@ def test_a_failed_check_leaves_nothing_behind(tiny: LoadedModel, tmp_path: Path)
     with torch.no_grad():
         tiny.model.model.layers[1].mlp.router.bias[0] = float("nan")
     with pytest.raises(ModelError, match="router_logits of layer 1 hold NaN"):
+        capture(tiny, prompts(), tmp_path / "a.moe", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_capture_under_an_intervention_is_refused(tiny: LoadedModel, tmp_path: Path) -> None:
+    with (
+        reroute(tiny.model, [(1, 3)]),
+        pytest.raises(InputError, match=r"experts of layers \[1\] are taken out or routed by"),
+    ):
         capture(tiny, prompts(), tmp_path / "a.moe", progress=False)
     assert not list(tmp_path.iterdir())
 
