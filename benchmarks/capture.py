@@ -1,25 +1,27 @@
 """What recording costs: ratios to the bare forward pass, interleaved in one run, and peak memory.
 
 Run as `python benchmarks/capture.py`; with `--device cuda` it needs torch, transformers, einops and
-this package only. Each round runs every variant once, so that a busy machine slows all alike; the
-figures are medians over rounds of a variant's time divided by the bare pass of the same round.
+this package only. In each round every variant is timed beside a bare pass of its own, in turns
+before and after it, so that a busy machine slows both alike; figures are medians over rounds of the
+ratio of such a pair.
 """
 
 import argparse
 import copy
 import json
-import platform
-import resource
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 
+from interp import organisms
 from interp.cache.records import SITES
 from interp.hooks.tap import RoutingTap
 
@@ -96,14 +98,19 @@ def variants(model: Any, ids: torch.Tensor, *, others: bool) -> dict[str, Varian
 
 
 def other_tools(model: Any, ids: torch.Tensor) -> dict[str, Variant]:
-    """TransformerLens and nnsight, each on a copy, which they wrap in place."""
+    """TransformerLens and nnsight, each on a copy, which they wrap in place.
+
+    Without a tokenizer both would look for one on the network; that of the toy model serves, since
+    token ids are given.
+    """
     from nnsight import TransformersModel
     from transformer_lens.model_bridge import TransformerBridge
 
+    _, tokenizer = organisms.load("toy")
     bridge = TransformerBridge.boot_transformers(
-        "openai/gpt-oss-20b", hf_model=copy.deepcopy(model), tokenizer=None, device="cpu"
+        "random", hf_model=copy.deepcopy(model), tokenizer=tokenizer, device="cpu"
     )
-    traced = TransformersModel(copy.deepcopy(model))
+    traced = TransformersModel(copy.deepcopy(model), tokenizer=tokenizer)
 
     def trace() -> Any:
         saved = []
@@ -137,21 +144,27 @@ def timed(run: Variant, device: str) -> float:
 
 
 def ratios(chosen: dict[str, Variant], *, rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Median seconds, and median ratio to the bare pass of the same round, of every variant."""
+    """Of every variant: median seconds, and median and quartiles of the ratio to its bare pass."""
+    bare = chosen["bare"]
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
     for run in chosen.values():
         timed(run, device)
-    seconds = [{name: timed(run, device) for name, run in chosen.items()} for _ in range(rounds)]
-    return {
-        name: {
-            "seconds": statistics.median(each[name] for each in seconds),
-            "ratio": statistics.median(each[name] / each["bare"] for each in seconds),
-        }
-        for name in chosen
-    }
+    for turn in range(rounds):
+        for name, run in chosen.items():
+            both = [timed(each, device) for each in ((bare, run) if turn % 2 else (run, bare))]
+            pairs[name].append((both[turn % 2], both[1 - turn % 2]))
+    return {name: summary(of_variant) for name, of_variant in pairs.items()}
+
+
+def summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    """Of seconds with and without recording, measured in pairs."""
+    low, middle, high = statistics.quantiles((one / bare for one, bare in pairs), n=4)
+    seconds = statistics.median(one for one, _ in pairs)
+    return {"seconds": seconds, "ratio": middle, "ratio_q1": low, "ratio_q3": high}
 
 
 def peak_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Peak resident MiB of a process of its own that runs the bare pass, or records everything."""
+    """Peak MiB of a process of its own that makes the bare pass, and of one that records all."""
     found = {}
     for what in ("bare", "all sites, all tokens"):
         command = [sys.executable, __file__, "--peak", what, "--size", options.size]
@@ -161,23 +174,38 @@ def peak_memory(options: argparse.Namespace) -> dict[str, float]:
         )
         said = made.stdout
         found |= {f"{what}: {key}": value for key, value in json.loads(said).items()}
-    records = found["all sites, all tokens: records_mib"]
-    bare = found["bare: peak_mib"]
-    found["beyond_records"] = (found["all sites, all tokens: peak_mib"] - records - bare) / bare
+    bare, recording = found["bare: peak_mib"], found["all sites, all tokens: peak_mib"]
+    found["beyond_records"] = (recording - found["all sites, all tokens: records_mib"]) / bare - 1
     return found
 
 
 def run_for_peak(options: argparse.Namespace) -> dict[str, float]:
-    """One pass in this process, and the most memory that it ever held."""
+    """The most resident memory while a second pass ran in this process, and what it recorded.
+
+    Making the model takes more than running it, so the kernel's high-water mark is set back first.
+    The first pass warms up, as with the ratios; its check keeps more than later passes do.
+    """
     model = random_model(options.size, dtype=torch.float32, device="cpu")
     ids = torch.randint(1, 4096, (options.batch, options.tokens))
+    run = variants(model, ids, others=False)[options.peak]
     with torch.inference_mode():
-        records = variants(model, ids, others=False)[options.peak]()
-    tensors = [] if options.peak == "bare" else [*records.resid.values()]
-    tensors += [each for each in vars(records).values() if isinstance(each, torch.Tensor)]
-    kept = 0 if options.peak == "bare" else sum(each.nbytes for each in tensors)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"peak_mib": peak, "records_mib": kept / 2**20}
+        run()
+        Path("/proc/self/clear_refs").write_text("5")
+        records = run()
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    tensors = [] if options.peak == "bare" else [*records.resid.values(), *vars(records).values()]
+    kept = sum(each.nbytes for each in tensors if isinstance(each, torch.Tensor))
+    return {"peak_mib": peak / 1024, "records_mib": kept / 2**20}
+
+
+def machine(device: str) -> str:
+    """What the figures were measured on."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.split(": ")[1] for line in lines if line.startswith("model name")}
+    return f"{', '.join(names)}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -199,9 +227,7 @@ def main() -> None:
     ids = torch.randint(1, 4096, (options.batch, options.tokens), device=options.device)
     others = not options.without_others and options.device == "cpu"
     found: dict[str, Any] = {
-        "machine": torch.cuda.get_device_name()
-        if options.device == "cuda"
-        else platform.processor(),
+        "machine": machine(options.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "options": vars(options),

@@ -1,6 +1,7 @@
 """The self-check of the first pass: a capture that is silently wrong is worse than none."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ def check_values(
             check_logits(block, seen.logits)
         if _is_compared(seen):
             check_recomputed(block, seen)
+        elif seen.asked is not None:
+            check_asked(block, seen)
         for (site, layer), rows in resid.items():
             if layer == block.layer:
                 check_resid(block, site, rows)
@@ -125,6 +128,15 @@ def check_recomputed(block: RoutedBlock, seen: Observed) -> None:
     _check_same_logits(block, seen.logits, seen.recomputed_logits)
     _check_same_experts(block, seen.choice, seen.recomputed, seen.logits)
     _check_same_weights(block, seen.choice, seen.recomputed)
+
+
+def check_asked(block: RoutedBlock, seen: Observed) -> None:
+    """A router that a fused kernel went around gives what was recomputed in its stead."""
+    if seen.asked is None:
+        return
+    logits, choice = seen.asked
+    asked = replace(seen, logits=logits, choice=choice)
+    check_recomputed(block, asked)
 
 
 def _check_same_logits(block: RoutedBlock, logits: Tensor, recomputed: Tensor | None) -> None:

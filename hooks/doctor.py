@@ -76,8 +76,8 @@ def _result(checked: dict[str, Any], stability: RoutingStability) -> str:
     batches = f"another batch changes the experts of up to {flips} of tokens in a layer"
     if unseen:
         return (
-            f"every site fired; the router of layers {unseen} was not called, as under fused "
-            f"kernels, so there the recomputed choice was compared with nothing; {batches}"
+            f"every site fired; the model did not call the router of layers {unseen}, as under "
+            f"fused kernels: recomputed there, and the router says the same when asked; {batches}"
         )
     return "every site fired; the experts are those that the model's own router chose; " + batches
 

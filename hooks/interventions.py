@@ -26,8 +26,8 @@ from interp.hooks.intervention_checks import (
     experts_by_block,
     refuse_too_few,
 )
-from interp.hooks.routing import Choice, choose, weights_at
-from interp.hooks.tap import chosen_blocks, router_output
+from interp.hooks.routing import Choice, choose, router_output, weights_at
+from interp.hooks.tap import chosen_blocks
 
 Array = Tensor | np.ndarray
 """Records come from a tap as tensors and from a store as arrays."""

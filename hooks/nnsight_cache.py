@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -12,9 +11,8 @@ from interp.cache.errors import InputError, ModelError
 from interp.cache.records import RESID_SITES
 from interp.hooks.blocks import RoutedBlock
 from interp.hooks.expert_norms import given_choice
-from interp.hooks.pass_records import Observed
-from interp.hooks.routing import Choice, choose, router_logits
-from interp.hooks.tap import router_output
+from interp.hooks.pass_records import Observed, recompute
+from interp.hooks.routing import Choice, router_output
 
 SIDES = {"resid_pre": "input", "resid_mid": "input", "resid_post": "output"}
 """Which side of its module each residual site is."""
@@ -130,11 +128,12 @@ def _resid_module(block: RoutedBlock, site: str) -> nn.Module:
 
 
 def _recompute(block: RoutedBlock, seen: Observed, hidden: Float[Tensor, "tokens d_model"]) -> None:
-    """Logits and choice from the block's input, on the router's own device, for equal rounding."""
-    with torch.no_grad():
-        logits = router_logits(block, hidden.to(block.weight.device))
-        chosen = choose(block, logits, hidden_dtype=hidden.dtype)
-    seen.recomputed_logits = logits.cpu()
+    """As with a tap, but on the router's own device, for equal rounding."""
+    own = Observed()
+    recompute(block, own, hidden.to(block.weight.device))
+    assert own.recomputed_logits is not None and own.recomputed is not None
+    seen.recomputed_logits = own.recomputed_logits.cpu()
+    chosen = own.recomputed
     seen.recomputed = Choice(chosen.expert_weights.cpu(), chosen.expert_indices.cpu())
     seen.logits = seen.recomputed_logits if seen.logits is None else seen.logits
     seen.choice = seen.choice or seen.recomputed

@@ -8,7 +8,13 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from interp.hooks.blocks import RoutedBlock
-from interp.hooks.routing import Choice, selection_margin
+from interp.hooks.routing import (
+    Choice,
+    choose,
+    router_logits,
+    router_output,
+    selection_margin,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +59,33 @@ class Observed:
     recomputed_logits: Float[Tensor, "tokens experts"] | None = None
     """From the input of the routed block; only until the first pass is checked."""
     recomputed: Choice | None = None
+    asked: tuple[Float[Tensor, "tokens experts"], Choice] | None = None
+    """What a router that the model did not call says of the same input when it is asked."""
     norms: Float[Tensor, "tokens top_k"] | None = None
     """Norms of the experts' outputs, in the order of `choice`."""
+
+
+def recompute(block: RoutedBlock, seen: Observed, hidden: Float[Tensor, "tokens d_model"]) -> None:
+    """Logits and choice from what the routed block received: to compare, or where none was seen."""
+    with torch.no_grad():
+        logits = router_logits(block, hidden)
+        chosen = choose(block, logits, hidden_dtype=hidden.dtype)
+    seen.recomputed_logits, seen.recomputed = logits, chosen
+    seen.logits = logits if seen.logits is None else seen.logits
+    seen.choice = seen.choice or chosen
+
+
+def ask_router(
+    block: RoutedBlock, hidden: Float[Tensor, "tokens d_model"]
+) -> tuple[Float[Tensor, "tokens experts"], Choice]:
+    """Logits and choice of the router itself, called past its hooks.
+
+    Families that are built alike may choose by different rules; under a fused kernel nothing else
+    tells them apart.
+    """
+    with torch.no_grad():
+        logits, weights, indices = router_output(block.layer, block.router.forward(hidden))
+    return logits, Choice(weights, indices)
 
 
 def pass_records(

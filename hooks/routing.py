@@ -6,6 +6,7 @@ out.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from interp.cache.errors import ModelError
 from interp.hooks.blocks import RoutedBlock
 
 
@@ -22,6 +24,20 @@ class Choice:
 
     expert_weights: Float[Tensor, "tokens top_k"]
     expert_indices: Int[Tensor, "tokens top_k"]
+
+
+def router_output(layer: int, output: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, expert weights and expert indices, of what the router of a layer returned."""
+    if isinstance(output, tuple) and len(output) == 3:
+        is_float = [isinstance(each, Tensor) and each.is_floating_point() for each in output]
+        if is_float == [True, True, False]:
+            return output
+    parts = output if isinstance(output, tuple) else (output,)
+    found = ", ".join(str(each.dtype) if isinstance(each, Tensor) else repr(each) for each in parts)
+    raise ModelError(
+        f"the router of layer {layer} returned {found}, expected logits, weights and integer "
+        "indices; this version of transformers is not supported for this family (docs/models.md)"
+    )
 
 
 def router_logits(

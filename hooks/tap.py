@@ -15,8 +15,8 @@ from interp.cache.records import RESID_SITES, SITES
 from interp.hooks.blocks import RoutedBlock, routed_blocks
 from interp.hooks.check import check_fired, check_values
 from interp.hooks.expert_norms import NormsRecorder, given_choice
-from interp.hooks.pass_records import Observed, PassRecords, pass_records
-from interp.hooks.routing import Choice, choose, router_logits
+from interp.hooks.pass_records import Observed, PassRecords, ask_router, pass_records, recompute
+from interp.hooks.routing import Choice, router_output
 
 
 class RoutingTap:
@@ -25,8 +25,8 @@ class RoutingTap:
     What the model's own router returned and its experts were given is taken where it can be seen.
     Where it cannot, as under fused kernels, logits are recomputed from the input of the routed
     block and the router's weights, and the choice from them. After the first pass both are
-    compared; `compared_layers` names the layers where the router was called at all and no hook of
-    an intervention sat on it.
+    compared, with what the router itself says when it is asked if the model did not call it;
+    `compared_layers` names the layers where it was called and no hook of an intervention sat on it.
 
     Taps may be nested and closed in any order. Interventions of this package are seen by every tap,
     whichever was opened first.
@@ -115,7 +115,7 @@ class RoutingTap:
             check_fired(self.blocks, self.sites, self._fired)
             if not self.is_checked:
                 self.compared_layers = check_values(self.blocks, self._observed, self._resid)
-                self.is_checked = True
+                self.is_checked = not any(_is_unchecked(seen) for seen in self._observed.values())
             return pass_records(
                 self.blocks,
                 self.sites,
@@ -216,12 +216,9 @@ class RoutingTap:
                 return
             is_trusted = self.is_checked or block.is_edited
             if not (is_trusted and observed.is_router_called):
-                with torch.no_grad():
-                    logits = router_logits(block, hidden)
-                    chosen = choose(block, logits, hidden_dtype=hidden.dtype)
-                observed.logits = logits if observed.logits is None else observed.logits
-                observed.choice = observed.choice or chosen
-                observed.recomputed_logits, observed.recomputed = logits, chosen
+                recompute(block, observed, hidden)
+            if not (is_trusted or observed.is_router_called):
+                observed.asked = ask_router(block, hidden)
             for site in set(self.sites) - set(RESID_SITES) - {"expert_output_norms"}:
                 self._fired[site, block.layer] += 1
 
@@ -281,15 +278,9 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
     return tuple(blocks[layer] for layer in sorted(set(layers)))
 
 
-def router_output(layer: int, output: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, expert weights and expert indices."""
-    if isinstance(output, tuple) and len(output) == 3:
-        return output
-    found = f"{len(output)} values" if isinstance(output, tuple) else type(output).__name__
-    raise ModelError(
-        f"the router of layer {layer} returned {found}, expected logits, weights and indices; "
-        "this version of transformers is not supported for this family"
-    )
+def _is_unchecked(seen: Observed) -> bool:
+    """Whether an intervention on the router kept its rule from being compared in this pass."""
+    return seen.is_router_called and seen.recomputed is None
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -12,8 +12,8 @@ from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES
 from interp.hooks.blocks import RoutedBlock
 from interp.hooks.expert_norms import NormsRecorder
-from interp.hooks.pass_records import Observed
-from interp.hooks.routing import Choice, choose, router_logits
+from interp.hooks.pass_records import Observed, recompute
+from interp.hooks.routing import Choice
 
 ROUTERS = ("router", "gate")
 """What TransformerLens calls the router: `router` in gpt-oss, `gate` elsewhere."""
@@ -103,11 +103,7 @@ class BridgePass:
             hidden, observed.hidden = observed.hidden, None
             assert hidden is not None
             if not (block.is_edited and observed.is_router_called):
-                logits = router_logits(block, hidden)
-                chosen = choose(block, logits, hidden_dtype=hidden.dtype)
-                observed.logits = logits if observed.logits is None else observed.logits
-                observed.choice = observed.choice or chosen
-                observed.recomputed_logits, observed.recomputed = logits, chosen
+                recompute(block, observed, hidden)
             for site in set(self._sites) - set(RESID_SITES) - {"expert_output_norms"}:
                 self.fired[site, block.layer] += 1
 

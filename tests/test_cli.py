@@ -420,6 +420,7 @@ def only_object(said: Said) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_capture_is_described_analysed_and_drawn(
     interp: Command, chats: Path, tiny_folder: Path
 ) -> None:

@@ -425,6 +425,7 @@ def test_nnsight_is_not_imported_before_it_is_used() -> None:
     assert run_python(code) == "False\n"
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs() -> None:
     page = (ROOT / "docs" / "nnsight.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))

@@ -25,6 +25,15 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert (tmp_path / "example.html").stat().st_size > 1_000_000
 
 
+@pytest.mark.slow
+def test_the_python_example_of_the_page_on_capture_runs() -> None:
+    page = (ROOT / "docs/capture.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "torch.Size([5, 2, 4]) torch.Size([5, 128])" in ran.stdout
+
+
 def test_the_two_commands_of_the_readme_are_in_the_makefile() -> None:
     commands = re.findall(r"^    make (\w+)", README, re.MULTILINE)
     assert commands == ["demo", "test"]

@@ -171,7 +171,7 @@ def test_the_doctor_says_which_routers_were_not_called(tiny: LoadedModel) -> Non
     fuse(tiny)
     found = examine(tiny)
     assert found["sites"] == list(WITHOUT_NORMS)
-    assert "the router of layers [0, 1] was not called, as under fused kernels" in found["result"]
+    assert "the model did not call the router of layers [0, 1], as under fused kernels" in found["result"]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -223,6 +223,7 @@ def test_mixed_prompts_have_usage_and_take_no_part_in_comparisons(tmp_path: Path
     assert results.probes["n_prompts"].eq(2 * N_ITEMS).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(tmp_path: Path) -> None:
     store = stored(tmp_path / "a.moe")
     first, again, other = (

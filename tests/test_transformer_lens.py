@@ -525,6 +525,7 @@ def test_unknown_sites_and_layers_are_refused_as_by_the_tap(bridge: Any, ids: Te
         capture(bridge, ids, layers=[4])
 
 
+@pytest.mark.slow
 def test_transformer_lens_is_not_imported_unless_asked() -> None:
     code = (
         "import sys, interp.hooks.transformer_lens, interp.hooks.transformer_lens_cache\n"

@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,7 +41,17 @@ LATENT = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
 }
-FAMILIES: dict[str, dict[str, Any]] = {
+FIRST_VERSIONS = {"granitemoe": "5.21", "granitemoeshared": "5.21", "flint": "5.21"}
+"""Of transformers, where it is not the oldest supported: before, routers of granitemoe and of
+granitemoeshared returned their triple reversed, which is refused, and flint did not exist."""
+
+
+def is_in_this_version(family: str) -> bool:
+    """Whether this transformers has the family in the form that can be recorded."""
+    return Version(transformers.__version__) >= Version(FIRST_VERSIONS.get(family, "0"))
+
+
+OF_SPECS: dict[str, dict[str, Any]] = {
     "gpt_oss": {
         "num_local_experts": 8,
         "sliding_window": 4,
@@ -76,6 +88,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "flex_olmo": {"num_experts": 8, "norm_topk_prob": True},
 }
 """Settings by family, beside `COMMON`."""
+FAMILIES = {family: each for family, each in OF_SPECS.items() if is_in_this_version(family)}
+"""Those that this version of transformers lets one record."""
 SPARSE_AFTER_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
 OTHERS: dict[str, dict[str, Any]] = {
     "dots1": GROUPED,
@@ -114,7 +128,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 def tiny_family(family: str, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
     """A random model in evaluation mode, seeded; weights wide enough that every term matters."""
-    fields = COMMON | (FAMILIES | OTHERS)[family] | settings
+    fields = COMMON | (OF_SPECS | OTHERS)[family] | settings
     implementation = fields.pop("attn_implementation")
     config = AutoConfig.for_model(family, **fields)
     model = AutoModelForCausalLM.from_config(
