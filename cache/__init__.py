@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from interp.cache.errors import InputError, InterpError, ModelError, StoreError
+    from interp.cache.errors import (
+        InputError,
+        InterpError,
+        ModelError,
+        StorageError,
+        StoreError,
+    )
     from interp.cache.fingerprinting import import_fingerprinting
-    from interp.cache.reader import Residuals, Routing, Store, open_store
+    from interp.cache.reader import Store, open_store
     from interp.cache.records import Layout, Message, Prompt, PromptActivations
+    from interp.cache.views import Residuals, Routing, TokenBatch
     from interp.cache.writer import StoreWriter, is_captured
 
 _HOMES = {
@@ -25,11 +32,13 @@ _HOMES = {
     "ModelError": "errors",
     "Prompt": "records",
     "PromptActivations": "records",
-    "Residuals": "reader",
-    "Routing": "reader",
+    "Residuals": "views",
+    "Routing": "views",
+    "StorageError": "errors",
     "Store": "reader",
     "StoreError": "errors",
     "StoreWriter": "writer",
+    "TokenBatch": "views",
     "import_fingerprinting": "fingerprinting",
     "is_captured": "writer",
     "open_store": "reader",
@@ -45,9 +54,11 @@ __all__ = [
     "PromptActivations",
     "Residuals",
     "Routing",
+    "StorageError",
     "Store",
     "StoreError",
     "StoreWriter",
+    "TokenBatch",
     "import_fingerprinting",
     "is_captured",
     "open_store",

@@ -29,23 +29,16 @@ def is_bfloat16(dataset: h5py.Dataset) -> bool:
     return bool(dataset.id.get_type().equal(bfloat16_type()))
 
 
-def create_bfloat16(
-    group: h5py.Group, name: str, bits: UInt16[np.ndarray, "..."], *, create_list: Any
-) -> None:
-    """Write raw bits as a bfloat16 dataset with the given creation property list."""
-    float_type = bfloat16_type()
-    space = h5py.h5s.create_simple(bits.shape)
-    dataset = h5py.h5d.create(group.id, name.encode(), float_type, space, create_list)
+def read_bits(dataset: h5py.Dataset, rows: slice | None = None) -> UInt16[np.ndarray, "..."]:
+    """The raw bits of a bfloat16 dataset, or of some of its rows, as they were written."""
+    rows = slice(0, len(dataset)) if rows is None else rows
+    shape = (rows.stop - rows.start, *dataset.shape[1:])
+    bits = np.empty(shape, dtype="<u2")
     if bits.size:
-        stored = np.ascontiguousarray(bits, dtype="<u2")
-        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, stored, mtype=float_type)
-
-
-def read_bits(dataset: h5py.Dataset) -> UInt16[np.ndarray, "..."]:
-    """The raw bits of a bfloat16 dataset, as they were written."""
-    bits = np.empty(dataset.shape, dtype="<u2")
-    if bits.size:
-        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, bits, mtype=dataset.id.get_type())
+        space = dataset.id.get_space()
+        space.select_hyperslab((rows.start, *[0] * (len(shape) - 1)), shape)
+        memory = h5py.h5s.create_simple(shape)
+        dataset.id.read(memory, space, bits, mtype=dataset.id.get_type())
     return bits
 
 

@@ -48,7 +48,7 @@ def _expect_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def exact(name: str, values: Any, dtype: str) -> np.ndarray:
-    """A copy in the stored dtype.
+    """The values in the stored dtype; a copy only where they were in another.
 
     Raises:
         ValueError: If the values are not numbers of this kind, or one of them would change.
@@ -60,7 +60,7 @@ def exact(name: str, values: Any, dtype: str) -> np.ndarray:
             f"{name} has dtype {given.dtype}, expected one that becomes {np.dtype(dtype)}"
         )
     with np.errstate(over="ignore", under="ignore"):
-        stored = np.array(given, dtype=dtype, order="C")
+        stored = np.ascontiguousarray(given, dtype=dtype)
     if stored.dtype != given.dtype and not np.array_equal(stored, given, equal_nan=kinds == "f"):
         raise ValueError(
             f"{name} holds {given.dtype} values that {stored.dtype} would change; "

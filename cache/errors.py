@@ -3,7 +3,8 @@
     InterpError
     ├── InputError      a path, prompt file or setting that cannot be used (exit code 2)
     ├── ModelError      a model that cannot be captured, or whose self-check failed (exit code 1)
-    └── StoreError      a store that is damaged, unfinished or of another format (exit code 3)
+    ├── StoreError      a store that is damaged, unfinished or of another format (exit code 3)
+    └── StorageError    no space left for what is to be written (exit code 5)
 
 A bad argument of a Python call raises `ValueError`, as everywhere.
 """
@@ -31,3 +32,9 @@ class StoreError(InterpError):
     """The store is damaged, unfinished, or of a format that this version does not read."""
 
     exit_code = 3
+
+
+class StorageError(InterpError):
+    """There is no space left; what was sealed before is whole."""
+
+    exit_code = 5

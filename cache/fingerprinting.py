@@ -63,9 +63,13 @@ def _write(
     token_ids = [_local_ids(record, ids) for record in records]
     vocab = list(ids)
     with StoreWriter(out, layout=layout, provenance=provenance, vocab=vocab) as writer:
-        for record, token_id in zip(records, token_ids, strict=True):
+        n_before = writer.n_prompts
+        for number, (record, token_id) in enumerate(zip(records, token_ids, strict=True)):
+            activations = _activations(record, token_id, items)
+            if number < n_before:
+                continue
             try:
-                writer.add(_activations(record, token_id, items))
+                writer.add(activations)
             except ValueError as error:
                 raise InputError(f"{record.file}: {error}") from error
 

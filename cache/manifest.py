@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +23,15 @@ class PartEntry:
     sha256: str
     n_prompts: int
     n_tokens: int
+    index_bytes: int | None = None
+    """Size of the index of the part; None in a store that was written without."""
+    index_sha256: str | None = None
 
-
-def write_whole(path: Path, content: bytes | memoryview) -> str:
-    """Write a file under a temporary name, read it back, rename it into place; give its SHA-256.
-
-    Raises:
-        StoreError: If the disk gives back other bytes than were written.
-    """
-    staged = path.with_name(f".{path.name}.tmp")
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with staged.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise StoreError(
-                    f"{path} was not written as given; check the disk and capture again"
-                )
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return digest
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "PartEntry":
+        """The entry as a manifest has it; what a later minor version added is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in entry.items() if name in known})
 
 
 def canonical_provenance(provenance: Mapping[str, Any]) -> str:
@@ -81,22 +65,54 @@ def same_layout(layout: Layout) -> dict[str, Any]:
     return canonical
 
 
-def manifest_text(
-    parts: list[PartEntry], *, layout: Layout, provenance: str, created: str, complete: bool
-) -> str:
+def layout_from_json(values: Mapping[str, Any]) -> Layout:
+    """The layout as a manifest has it; what a later minor version added is left out.
+
+    Raises:
+        TypeError: If a field is missing.
+        ValueError: If fields contradict each other.
+    """
+    known = {each.name for each in fields(Layout)}
+    given = {name: value for name, value in values.items() if name in known}
+    of_names = {name: tuple(given[name]) for name in ("layer_indices", "resid_sites")}
+    return Layout(**given | of_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a manifest says of a store beside its parts."""
+
+    layout: Layout
+    provenance: str
+    """Canonical JSON text, as in the parts."""
+    created: str
+    """When the store was begun, in ISO 8601."""
+    part_bytes: int
+    """The most that a part has, unless one prompt alone has more."""
+    tier: str = "full"
+    """What was left out before sharing; see docs/sharing.md."""
+    self_check: Mapping[str, Any] | None = None
+    """What the capture checked before it wrote anything."""
+
+
+def manifest_text(parts: Sequence[PartEntry], described: Described, *, complete: bool) -> str:
     """The manifest as it stands in the file."""
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "complete": complete,
-        "created": created,
+        "created": described.created,
+        "tier": described.tier,
+        "part_bytes": described.part_bytes,
         "n_prompts": sum(part.n_prompts for part in parts),
         "n_tokens": sum(part.n_tokens for part in parts),
-        "layout": same_layout(layout),
-        "provenance_sha256": hashlib.sha256(provenance.encode()).hexdigest(),
+        "layout": same_layout(described.layout),
+        "self_check": described.self_check,
+        "provenance_sha256": hashlib.sha256(described.provenance.encode()).hexdigest(),
+        "provenance": json.loads(described.provenance),
         "parts": [asdict(part) for part in parts],
     }
-    return json.dumps(document, indent=1) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_manifest(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
@@ -106,22 +122,56 @@ def read_manifest(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
         InputError: If nothing is there.
         StoreError: If it is no store, is unfinished, or of a format that this version cannot read.
     """
+    manifest, entries = read_unfinished(store)
+    if manifest.get("complete") is not True:
+        raise StoreError(
+            f"{store} was not finished; run the same command again to go on with it, or delete it"
+        )
+    if not entries:
+        raise StoreError(f"{store}/{MANIFEST_NAME} lists no part; copy the store again")
+    return manifest, entries
+
+
+def read_unfinished(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
+    """The manifest of a store that may still grow, and the parts that are sealed.
+
+    Raises:
+        InputError: If nothing is there.
+        StoreError: If it is no store, or of a format that this version cannot read.
+    """
     if not store.exists():
         raise InputError(f"{store} does not exist; give the path of a store, a folder NAME.moe")
     manifest = _parsed(store)
-    if manifest.get("format") != FORMAT:
-        raise StoreError(f"{store} has the format {manifest.get('format')!r}, expected {FORMAT!r}")
-    check_version(str(store), str(manifest.get("format_version")))
-    if manifest.get("complete") is not True:
-        raise StoreError(f"{store} was not finished; delete the folder and capture it again")
-    try:
-        entries = [PartEntry(**entry) for entry in manifest["parts"]]
-    except (KeyError, TypeError) as error:
-        raise StoreError(
-            f"{store}/{MANIFEST_NAME} does not list its parts ({error}); copy it again"
-        ) from error
-    _check_entries(store, entries)
+    entries = checked_manifest(manifest, str(store))
+    _check_sizes(store, entries)
     return manifest, entries
+
+
+def checked_manifest(manifest: Mapping[str, Any], where: str) -> list[PartEntry]:
+    """The parts that a manifest lists.
+
+    Args:
+        manifest: The JSON object.
+        where: The store, for sentences.
+
+    Raises:
+        StoreError: If its format is not known here, or its parts are not in order.
+    """
+    if manifest.get("format") != FORMAT:
+        raise StoreError(f"{where} has the format {manifest.get('format')!r}, expected {FORMAT!r}")
+    check_version(where, str(manifest.get("format_version")))
+    try:
+        entries = [PartEntry.from_json(entry) for entry in manifest["parts"]]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{where}/{MANIFEST_NAME} does not list its parts ({error}); copy it again"
+        ) from error
+    expected = [part_name(number) for number in range(len(entries))]
+    if [entry.name for entry in entries] != expected:
+        raise StoreError(
+            f"{where}/{MANIFEST_NAME} must list {part_name(0)} and on, in order; copy it again"
+        )
+    return entries
 
 
 def check_version(where: str, version: str) -> None:
@@ -153,12 +203,7 @@ def _parsed(store: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_entries(store: Path, entries: list[PartEntry]) -> None:
-    expected = [part_name(number) for number in range(len(entries))]
-    if not entries or [entry.name for entry in entries] != expected:
-        raise StoreError(
-            f"{store}/{MANIFEST_NAME} must list {part_name(0)} and on, in order; copy it again"
-        )
+def _check_sizes(store: Path, entries: Sequence[PartEntry]) -> None:
     for entry in entries:
         path = store / entry.name
         if not path.is_file():

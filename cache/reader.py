@@ -1,62 +1,46 @@
 """Reading a store: prompts at once, activations when asked for, no file left open."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
+from interp.cache.bfloat16 import widen
 from interp.cache.errors import StoreError
-from interp.cache.manifest import read_manifest, same_layout
-from interp.cache.part import read_texts, resid_path
-from interp.cache.records import PROMPT_FIELDS
-from interp.cache.sealed import SealedPart, opened_part, read_float32, read_part, read_resid_index
+from interp.cache.opened import OpenedPart
+from interp.cache.part import resid_path, split_texts
+from interp.cache.records import PROMPT_FIELDS, Layout
+from interp.cache.selection import PromptSelection, chosen_prompts, resid_rows, token_rows
+from interp.cache.sources import StoreSource, store_source
+from interp.cache.views import Residuals, Routing, TokenBatch
 
+if TYPE_CHECKING:
+    import xarray
 
-@dataclass(frozen=True, kw_only=True)
-class Routing:
-    """The router's choices for all tokens of a store, for some of its layers."""
-
-    layer_indices: tuple[int, ...]
-    """Numbers in the model of the layers along axis 1."""
-    expert_indices: Integer[np.ndarray, "tokens layers top_k"]
-    """By descending weight."""
-    expert_weights: Float[np.ndarray, "tokens layers top_k"]
-    router_logits: Float[np.ndarray, "tokens layers experts"] | None
-    """None where the store has none."""
-    expert_output_norms: Float[np.ndarray, "tokens layers top_k"] | None
-    """Euclidean norm of each chosen expert's output, before its weight; None likewise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Residuals:
-    """The residual stream at one site and layer."""
-
-    values: Float[np.ndarray, "rows d_model"]
-    """float32; exact also where bfloat16 is stored."""
-    token_index: Int[np.ndarray, "rows"]
-    """Which token of the store each row belongs to."""
+BATCH_TOKENS = 2**16
 
 
 class Store:
-    """A finished store, as `open_store` gives it. Parts are opened when asked for, and closed."""
+    """A finished store, as `open_store` gives it. Parts are read when asked for."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any], parts: Sequence[SealedPart]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.layout = parts[0].layout
-        self.provenance: dict[str, Any] = parts[0].provenance
-        self._parts = tuple(parts)
-        fields = {name: [v for part in parts for v in part.prompts[name]] for name in PROMPT_FIELDS}
-        lengths = np.concatenate([part.n_tokens_of_prompt for part in parts])
+    def __init__(self, source: StoreSource) -> None:
+        self.path = source.path
+        self.manifest: dict[str, Any] = source.manifest
+        self.layout: Layout = source.layout
+        self.provenance: dict[str, Any] = source.provenance
+        self._parts = source.parts
+        fields = {name: [v for p in self._parts for v in p.fields[name]] for name in PROMPT_FIELDS}
+        lengths = np.concatenate([np.diff(part.offset) for part in self._parts])
         self.prompts = pd.DataFrame(fields).assign(n_tokens=lengths)
         self.n_tokens = int(lengths.sum())
+        self._token_starts = np.cumsum([0] + [part.n_tokens for part in self._parts])
+        self._prompt_starts = np.cumsum([0] + [len(part.offset) - 1 for part in self._parts])
 
     def __repr__(self) -> str:
         layout = self.layout
@@ -65,11 +49,27 @@ class Store:
             f"{layout.n_layers} layers, {layout.top_k} of {layout.n_experts} experts)"
         )
 
+    def _repr_html_(self) -> str:
+        from interp.cache.exports import store_html
+
+        return store_html(self)
+
     @property
     def sha256(self) -> str:
         """Digest of the digests of all parts, as the manifest has them: names this very store."""
         digests = "\n".join(part["sha256"] for part in self.manifest["parts"])
         return hashlib.sha256(digests.encode()).hexdigest()
+
+    @cached_property
+    def resid_layers(self) -> dict[str, tuple[int, ...]]:
+        """By residual site, the numbers of the layers that are stored."""
+        found: dict[str, list[int]] = {site: [] for site in self.layout.resid_sites}
+        for path in self._parts[0].source.shapes():
+            group, _, rest = path.partition("/")
+            site, _, name = rest.partition("/layer_")
+            if group == "resid" and site in found:
+                found[site].append(int(name))
+        return {site: tuple(sorted(layers)) for site, layers in found.items()}
 
     @cached_property
     def token_id(self) -> Int[np.ndarray, "tokens"]:
@@ -101,53 +101,79 @@ class Store:
         """Which row of `prompts` each token belongs to."""
         return np.repeat(np.arange(len(self.prompts), dtype=np.int64), self.prompts["n_tokens"])
 
-    def router(self, layers: Sequence[int] | None = None) -> Routing:
-        """Routing at the given layers, by their numbers in the model; at all of them if None.
+    def router(
+        self, layers: Sequence[int] | None = None, *, prompts: PromptSelection | None = None
+    ) -> Routing:
+        """Routing of all tokens, or of those of some prompts.
+
+        Args:
+            layers: By their numbers in the model; all if None.
+            prompts: A mask over the rows of `prompts`, or rising positions in it; all if None.
 
         Raises:
-            ValueError: If the store does not hold one of the layers.
+            ValueError: If the store does not hold one of the layers or prompts.
             StoreError: If a part is damaged.
         """
-        wanted = (
-            self.layout.layer_indices if layers is None else tuple(int(layer) for layer in layers)
-        )
-        columns = [self._column(layer) for layer in wanted]
+        wanted, columns = self._columns(layers)
+        rows = self._rows(prompts)
+        found = {
+            name: self._gather(path, rows=rows, columns=columns)
+            for name, path in self._routing_paths.items()
+        }
+        return _routing(wanted, found)
 
-        def select(dataset: h5py.Dataset) -> np.ndarray:
-            if layers is None:
-                return np.asarray(dataset[()])
-            picked = [dataset[:, column, :] for column in columns]
-            return np.stack(picked, axis=1) if picked else np.asarray(dataset[:, :0, :])
-
-        return Routing(
-            layer_indices=wanted,
-            expert_indices=self._gather("router/expert_indices", select),
-            expert_weights=self._gather("router/expert_weights", select),
-            router_logits=(
-                self._gather("router/router_logits", select) if self.layout.router_logits else None
-            ),
-            expert_output_norms=(
-                self._gather("experts/expert_output_norms", select)
-                if self.layout.expert_output_norms
-                else None
-            ),
-        )
-
-    def resid(self, site: str, layer: int) -> Residuals:
+    def resid(self, site: str, layer: int, *, prompts: PromptSelection | None = None) -> Residuals:
         """The residual stream at one site and layer, as float32.
 
+        Args:
+            site: `resid_pre`, `resid_mid` or `resid_post`.
+            layer: By its number in the model.
+            prompts: A mask over the rows of `prompts`, or rising positions in it; all if None.
+
         Raises:
-            ValueError: If the store does not hold that site and layer.
+            ValueError: If the store does not hold that site, layer or prompt.
             StoreError: If a part is damaged.
         """
         self._expect_resid(site, layer)
-        starts = np.cumsum([0] + [part.n_tokens for part in self._parts])
         values, indices = [], []
-        for part, start in zip(self._parts, starts, strict=False):
-            with opened_part(part.path) as file:
-                values.append(read_float32(file[resid_path(site, layer)]))
-                indices.append(start + read_resid_index(file, part.n_tokens))
-        return Residuals(values=np.concatenate(values), token_index=np.concatenate(indices))
+        for part, start, tokens in zip(
+            self._parts, self._token_starts, self._rows(prompts), strict=False
+        ):
+            rows, index = resid_rows(part, tokens)
+            values.append(part.source.read(resid_path(site, layer), rows=rows))
+            indices.append(start + index)
+        joined = values[0] if len(values) == 1 else np.concatenate(values)
+        return Residuals(values=_as_float32(joined), token_index=np.concatenate(indices))
+
+    def iter_tokens(
+        self, *, batch: int = BATCH_TOKENS, layers: Sequence[int] | None = None
+    ) -> Iterator[TokenBatch]:
+        """All tokens in order, so many at a time, however large the store is.
+
+        Args:
+            batch: Tokens of a batch, at most; a batch also ends where a part does.
+            layers: As in `router`.
+        """
+        if batch < 1:
+            raise ValueError(f"batch is {batch}, expected 1 or more")
+        wanted, columns = self._columns(layers)
+        starts = zip(self._parts, self._token_starts, self._prompt_starts, strict=False)
+        for part, token_start, prompt_start in starts:
+            for first in range(0, part.n_tokens, batch):
+                rows = [slice(first, min(first + batch, part.n_tokens))]
+                read = partial(part.source.read, rows=rows)
+                owners = np.searchsorted(part.offset, range(first, rows[0].stop), side="right") - 1
+                routing = {
+                    name: read(path, columns=columns) for name, path in self._routing_paths.items()
+                }
+                yield TokenBatch(
+                    start=int(token_start + first),
+                    prompt_index=prompt_start + owners,
+                    token_id=read("tokens/token_id"),
+                    segment=read("tokens/segment"),
+                    generated=read("tokens/generated"),
+                    routing=_routing(wanted, routing),
+                )
 
     def text(self, prompt: int) -> str:
         """The rendered text of a prompt, by its row in `prompts`."""
@@ -159,58 +185,95 @@ class Store:
         Raises:
             StoreError: If the store knows neither ends of tokens nor a vocabulary.
         """
-        text = self._text_bytes(prompt)
-        ours = self.prompt_index == prompt
+        part, within = self._at(prompt)
+        tokens = [slice(int(part.offset[within]), int(part.offset[within + 1]))]
         if self.layout.vocab_local:
-            return [self._vocab[token].decode(errors="replace") for token in self.token_id[ours]]
-        stops = self._text_ends[ours]
-        starts = np.concatenate([[0], stops[:-1]])
-        return [text[a:b].decode(errors="replace") for a, b in zip(starts, stops, strict=True)]
-
-    @cached_property
-    def _vocab(self) -> list[bytes]:
-        with opened_part(self._parts[0].path) as file:
-            return read_texts(file["vocab"])
-
-    @cached_property
-    def _text_ends(self) -> np.ndarray:
-        with opened_part(self._parts[0].path) as file:
-            known = "text_end" in file["tokens"]
-        if not known:
+            ids = part.source.read("tokens/token_id", rows=tokens)
+            return [self._vocab[token].decode(errors="replace") for token in ids]
+        if "tokens/text_end" not in part.source.shapes():
             raise StoreError(
                 f"{self.path} does not say where tokens end in the text, so their texts cannot be "
                 "told apart; read text(prompt) instead"
             )
-        return self._gather("tokens/text_end")
+        text, stops = self._text_bytes(prompt), part.source.read("tokens/text_end", rows=tokens)
+        starts = np.concatenate([[0], stops[:-1]])
+        return [text[a:b].decode(errors="replace") for a, b in zip(starts, stops, strict=True)]
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Tokens with their routing, in memory, with named axes and coordinates."""
+        from interp.cache.exports import store_dataset
+
+        return store_dataset(self)
+
+    def to_parquet(self, folder: str | Path) -> None:
+        """Write `prompts.parquet` and `routing.parquet`, one row per token and layer, to a folder.
+
+        Raises:
+            InputError: If the folder holds one of them, or pyarrow is not installed.
+        """
+        from interp.cache.exports import write_parquet
+
+        write_parquet(self, Path(folder))
 
     @cached_property
-    def _all_texts(self) -> list[bytes]:
-        texts = []
-        for part in self._parts:
-            with opened_part(part.path) as file:
-                texts += read_texts(file["prompts"])
-        return texts
+    def _routing_paths(self) -> dict[str, str]:
+        """Path of each stored site of the router."""
+        optional = {
+            "router_logits": ("router/router_logits", self.layout.router_logits),
+            "expert_output_norms": (
+                "experts/expert_output_norms",
+                self.layout.expert_output_norms,
+            ),
+        }
+        always = {name: f"router/{name}" for name in ("expert_indices", "expert_weights")}
+        return always | {name: path for name, (path, is_stored) in optional.items() if is_stored}
+
+    @cached_property
+    def _vocab(self) -> list[bytes]:
+        read = self._parts[0].source.read
+        return split_texts(read("vocab/text"), read("vocab/text_offset"))
 
     def _text_bytes(self, prompt: int) -> bytes:
+        part, within = self._at(prompt)
+        start, stop = part.source.read(
+            "prompts/text_offset", rows=[slice(within, within + 2)]
+        ).tolist()
+        return part.source.read("prompts/text", rows=[slice(start, stop)]).tobytes()
+
+    def _at(self, prompt: int) -> tuple[OpenedPart, int]:
+        """The part of a prompt, and its row there."""
         if not 0 <= prompt < len(self.prompts):
             raise ValueError(f"prompt is {prompt}, expected 0 to {len(self.prompts) - 1}")
-        return self._all_texts[prompt]
+        number = int(np.searchsorted(self._prompt_starts, prompt, side="right")) - 1
+        return self._parts[number], int(prompt - self._prompt_starts[number])
 
-    def _column(self, layer: int) -> int:
-        if layer not in self.layout.layer_indices:
-            raise ValueError(
-                f"{self.path.name} holds no routing of layer {layer}, only of layers "
-                f"{_listed(self.layout.layer_indices)}; ask for one of these"
-            )
-        return self.layout.layer_indices.index(layer)
+    def _columns(self, layers: Sequence[int] | None) -> tuple[tuple[int, ...], list[int] | None]:
+        """Numbers of the wanted layers, and their places along the axis; None if it is all."""
+        stored = self.layout.layer_indices
+        if layers is None:
+            return stored, None
+        wanted = tuple(int(layer) for layer in layers)
+        for layer in wanted:
+            if layer not in stored:
+                raise ValueError(
+                    f"{self.path.name} holds no routing of layer {layer}, only of layers "
+                    f"{_listed(stored)}; ask for one of these"
+                )
+        return wanted, [stored.index(layer) for layer in wanted]
+
+    def _rows(self, prompts: PromptSelection | None) -> list[list[slice] | None]:
+        """For each part, the tokens of the chosen prompts; None if it is all."""
+        if prompts is None:
+            return [None] * len(self._parts)
+        chosen = chosen_prompts(prompts, n_prompts=len(self.prompts))
+        return [
+            token_rows(part.offset, chosen[(start <= chosen) & (chosen < stop)] - start)
+            for part, (start, stop) in zip(self._parts, pairwise(self._prompt_starts), strict=True)
+        ]
 
     def _expect_resid(self, site: str, layer: int) -> None:
-        with opened_part(self._parts[0].path) as file:
-            held = {
-                name: sorted(int(key[6:]) for key in file[f"resid/{name}"])
-                for name in self.layout.resid_sites
-            }
-        if layer not in held.get(site, []):
+        held = self.resid_layers
+        if layer not in held.get(site, ()):
             there = "; ".join(
                 f"{name} of layers {_listed(layers)}" for name, layers in held.items()
             )
@@ -221,40 +284,53 @@ class Store:
 
     def _gather(
         self,
-        name: str,
-        select: Callable[[h5py.Dataset], np.ndarray] = lambda dataset: np.asarray(dataset[()]),
+        path: str,
+        *,
+        rows: Sequence[list[slice] | None] | None = None,
+        columns: Sequence[int] | None = None,
     ) -> np.ndarray:
         """One dataset of all parts, end to end."""
-        blocks = []
-        for part in self._parts:
-            with opened_part(part.path) as file:
-                blocks.append(select(file[name]))
-        return np.concatenate(blocks)
+        of_parts = rows or [None] * len(self._parts)
+        blocks = [
+            part.source.read(path, rows=of_part, columns=columns)
+            for part, of_part in zip(self._parts, of_parts, strict=True)
+        ]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def open_store(path: str | Path) -> Store:
-    """Open a finished store.
+def open_store(
+    path: str | Path,
+    *,
+    trusted: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Store:
+    """Open a finished store: a folder, a single part, or a URL (`hf://`, `s3://`, `https://`).
 
-    Sizes of the parts are compared with the manifest, digests are not: that takes a full read.
+    Sizes of the parts are compared with the manifest, digests are not: `interp verify` does that.
+
+    Args:
+        path: Such as `run.moe`, `run.moe/part-00003.h5` or `hf://datasets/USER/NAME@REVISION`.
+        trusted: Whether HDF5 may open the parts in this process without an audit in another one.
+            If None, it may for what was captured or imported here, and not for what was pulled.
+            Of a URL nothing but checked chunks is decoded, and never by HDF5.
+        storage_options: What fsspec needs for the URL, such as keys.
 
     Raises:
         InputError: If nothing is at `path`.
-        StoreError: If it is no store, is unfinished or damaged, or its format is not known here.
+        StoreError: If it is no store, is unfinished or damaged, its format is not known here, or a
+            part does not pass the audit.
     """
-    folder = Path(path)
-    manifest, entries = read_manifest(folder)
-    parts = [read_part(folder / entry.name, entry) for entry in entries]
-    for part in parts:
-        first = parts[0]
-        if (
-            same_layout(part.layout) != same_layout(first.layout)
-            or part.provenance != first.provenance
-        ):
-            raise StoreError(
-                f"{part.path} has another layout or provenance than {first.path.name}; "
-                "its parts are of different stores, so copy the store again"
-            )
-    return Store(folder, manifest, parts)
+    return Store(store_source(path, trusted=trusted, storage_options=storage_options))
+
+
+def _routing(layers: tuple[int, ...], found: Mapping[str, Any]) -> Routing:
+    optional: dict[str, Any] = dict.fromkeys(("router_logits", "expert_output_norms"))
+    return Routing(layer_indices=layers, **{**optional, **found})
+
+
+def _as_float32(values: np.ndarray) -> Float[np.ndarray, "rows d_model"]:
+    """Exact for all three dtypes that are stored; raw bits are bfloat16."""
+    return widen(values) if values.dtype == np.uint16 else values.astype(np.float32, copy=False)
 
 
 def _listed(layers: Sequence[int]) -> str:

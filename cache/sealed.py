@@ -1,33 +1,93 @@
-"""A sealed part, opened for reading; every fault in it is told with its name."""
+"""A part on this machine, read through HDF5; every fault in it is told with its name."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float, Int
 
-from interp.cache.bfloat16 import is_bfloat16, read_bits, widen
+from interp.cache.bfloat16 import is_bfloat16, read_bits
 from interp.cache.errors import StoreError
-from interp.cache.manifest import PartEntry, check_version
+from interp.cache.manifest import check_version
 from interp.cache.part import FORMAT, attribute_text, read_layout
-from interp.cache.records import PROMPT_FIELDS, Layout
+from interp.cache.records import Layout
+
+DENSE = 4
+"""Rows are read with those between them where at least every fourth is wanted."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class SealedPart:
-    """One part, and what of it was read when the store was opened."""
+    """One part of a store on this machine. It is opened for each read, and must stay the same.
 
-    path: Path
-    n_tokens: int
-    layout: Layout
-    provenance: dict[str, Any]
-    prompts: dict[str, list[str]]
-    n_tokens_of_prompt: np.ndarray
+    Args:
+        path: Of the part.
+
+    Raises:
+        StoreError: If it is no part, damaged, or of another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+        self._identity = _identity(path)
+        with self._opened() as file:
+            if attribute_text(file, "format") != FORMAT:
+                raise StoreError(f"{path} is no part of a store; copy the store again")
+            check_version(str(path), attribute_text(file, "format_version"))
+            self.layout: Layout = read_layout(file)
+            self.provenance: dict[str, Any] = json.loads(attribute_text(file, "provenance"))
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every dataset, by its path."""
+        return self._shapes
+
+    def read(
+        self,
+        path: str,
+        *,
+        rows: Sequence[slice] | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Some rows of a dataset; as `PartSource` has it."""
+        with self._opened() as file:
+            dataset = file[path]
+            if rows is None:
+                return _block(dataset, slice(0, len(dataset)), columns)
+            if not rows:
+                return _block(dataset, slice(0, 0), columns)
+            first, last = rows[0].start, rows[-1].stop
+            if DENSE * sum(each.stop - each.start for each in rows) < last - first:
+                return np.concatenate([_block(dataset, each, columns) for each in rows])
+            block = _block(dataset, slice(first, last), columns)
+            if len(rows) == 1:
+                return block
+            return np.concatenate([block[each.start - first : each.stop - first] for each in rows])
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        found: dict[str, tuple[int, ...]] = {}
+
+        def keep(path: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[path] = item.shape
+
+        with self._opened() as file:
+            file.visititems(keep)
+        return found
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        with opened_part(self.path) as file:
+            self._expect_same_file()
+            yield file
+
+    def _expect_same_file(self) -> None:
+        """Parts never change; one that did belongs to another store that was put in its place."""
+        if _identity(self.path) != self._identity:
+            raise StoreError(f"{self.path} was replaced while it was read; open the store again")
 
 
 @contextmanager
@@ -49,54 +109,21 @@ def opened_part(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def read_part(path: Path, entry: PartEntry) -> SealedPart:
-    """Read what is needed of a part when its store is opened, and compare it with the manifest.
-
-    Raises:
-        StoreError: If it is damaged, or not the part that the manifest describes.
-    """
-    with opened_part(path) as file:
-        if attribute_text(file, "format") != FORMAT:
-            raise StoreError(f"{path} is no part of a store; copy the store again")
-        check_version(str(path), attribute_text(file, "format_version"))
-        offset = file["prompts/offset"][()]
-        prompts = {name: list(file[f"prompts/{name}"].asstr()[()]) for name in PROMPT_FIELDS}
-        n_tokens = len(file["tokens/token_id"])
-        layout, provenance = read_layout(file), json.loads(attribute_text(file, "provenance"))
-    lengths = {len(values) for values in prompts.values()} | {len(offset) - 1}
-    if (
-        lengths != {entry.n_prompts}
-        or n_tokens != entry.n_tokens
-        or not _partitions(offset, n_tokens)
-    ):
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        stat = path.stat()
+    except OSError as error:
         raise StoreError(
-            f"{path} does not hold the {entry.n_prompts} prompts and {entry.n_tokens} tokens that "
-            "the manifest says; copy the store again"
-        )
-    return SealedPart(
-        path=path,
-        n_tokens=n_tokens,
-        layout=layout,
-        provenance=provenance,
-        prompts=prompts,
-        n_tokens_of_prompt=np.diff(offset),
-    )
+            f"{path} cannot be read ({error.strerror}); open the store again"
+        ) from error
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-def _partitions(offset: np.ndarray, n_tokens: int) -> bool:
-    """Whether offsets rise from 0 to the number of tokens."""
-    return bool(offset[0] == 0 and offset[-1] == n_tokens and (np.diff(offset) > 0).all())
-
-
-def read_float32(dataset: h5py.Dataset) -> Float[np.ndarray, "rows d_model"]:
-    """Residuals of a part; exact for all three dtypes that are stored."""
+def _block(dataset: h5py.Dataset, rows: slice, columns: Sequence[int] | None) -> np.ndarray:
+    if columns is not None:
+        picked = [dataset[rows, column] for column in columns]
+        empty = (rows.stop - rows.start, 0, *dataset.shape[2:])
+        return np.stack(picked, axis=1) if picked else np.empty(empty, dtype=dataset.dtype)
     if is_bfloat16(dataset):
-        return widen(read_bits(dataset))
-    return np.asarray(dataset[()], dtype=np.float32)
-
-
-def read_resid_index(file: h5py.File, n_tokens: int) -> Int[np.ndarray, "rows"]:
-    """Which tokens of the part have residuals."""
-    if "resid/token_index" in file:
-        return np.asarray(file["resid/token_index"][()])
-    return np.arange(n_tokens, dtype=np.int64)
+        return read_bits(dataset, rows)
+    return np.asarray(dataset[rows])

@@ -1,4 +1,4 @@
-"""The activations of one prompt as a store keeps them: checked, copied, in the file's dtypes."""
+"""The activations of one prompt as a store keeps them: checked, in the file's dtypes."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from interp.cache.records import CONDITIONS, PROMPT_FIELDS, SEGMENTS, Layout, Pr
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """One prompt in the dtypes of the file, checked and copied."""
+    """One prompt in the dtypes of the file, checked."""
 
     fields: dict[str, bytes]
     text: bytes
@@ -219,7 +219,7 @@ def _resid(
                 f"{name} has dtype {values.dtype}, expected {dtype} ({layout.resid_dtype})"
             )
         expect_shape(name, values, (len(index), layout.d_model), "rows d_model")
-        resid[site, int(layer)] = np.array(values, dtype=dtype, order="C")
+        resid[site, int(layer)] = np.ascontiguousarray(values)
     return index, resid
 
 

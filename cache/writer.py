@@ -1,46 +1,70 @@
 """Writing a store, part by part: what has its final name is whole."""
 
-import os
-from collections import Counter
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from interp.cache.card import CARD_NAME, store_card
 from interp.cache.checks import check_layout
-from interp.cache.errors import InputError, StoreError
+from interp.cache.durable import write_whole
+from interp.cache.errors import InputError
 from interp.cache.manifest import (
     MANIFEST_NAME,
+    Described,
     PartEntry,
     canonical_provenance,
     json_values,
     manifest_text,
-    same_layout,
-    write_whole,
 )
-from interp.cache.part import build_part, part_name
+from interp.cache.memory_file import MemoryFile
+from interp.cache.part import part_name
+from interp.cache.part_builder import PartBuilder, arrays_of
+from interp.cache.part_index import index_name, index_text, indexed_datasets
 from interp.cache.reader import open_store
 from interp.cache.records import Layout, PromptActivations
+from interp.cache.resume import (
+    LOCK_NAME,
+    clear_leftovers,
+    found_at,
+    is_empty_folder,
+    prompts_by_kind,
+    sealed_kinds,
+)
+from interp.cache.sizes import Sizes
 from interp.cache.stored import Stored, checked
+
+SPARE = 1.02
+"""Of the buffer, over the size of a part: estimates are rounded up already."""
 
 
 class StoreWriter:
-    """Writes one new store; a context manager, whose clean end makes the store complete.
+    """Writes one store; a context manager, whose clean end makes the store complete.
 
-    When the body fails, the parts sealed so far stay, in a store that its manifest calls
-    unfinished; where none was sealed, the folder is removed.
+    When the body fails, or the process is killed, the parts sealed so far stay. Opened again with
+    the same layout, provenance and size of parts, the writer goes on behind them: `n_prompts` of
+    them are there already, and the caller adds those that follow. Where the store is complete,
+    `is_complete` is true and nothing may be added.
 
     Args:
-        path: The folder to make, such as `run.moe`; must not exist, or be empty.
+        path: The folder of the store, such as `run.moe`.
         layout: Sizes and dtypes of everything that will be added.
         provenance: Where it all came from, as JSON values.
-        part_mb: A part is sealed when it holds this much before compression.
+        part_mb: A part has at most so many MB (10^6 bytes), unless one prompt alone has more.
         vocab: The texts of token ids 0, 1, ... where `layout.vocab_local`; else nothing.
+        self_check: What was checked beforehand; goes to the manifest.
+        tier: What was left out before sharing: `full`, `no_text` or `aggregate`.
 
     Raises:
-        InputError: If something is at `path`, or at the end no prompt was added.
+        InputError: If another process writes to `path`, something else is there, or at the end no
+            prompt was added.
+        StorageError: If there is no space left; what was sealed before is kept.
         ValueError: If layout, provenance or vocabulary cannot be stored.
     """
 
@@ -50,8 +74,10 @@ class StoreWriter:
         *,
         layout: Layout,
         provenance: Mapping[str, Any],
-        part_mb: float = 512,
+        part_mb: float = 512.0,
         vocab: Sequence[str] = (),
+        self_check: Mapping[str, Any] | None = None,
+        tier: str = "full",
     ) -> None:
         check_layout(layout)
         if part_mb <= 0:
@@ -62,25 +88,42 @@ class StoreWriter:
                 "give a vocabulary exactly where token ids are local to the store"
             )
         self.path = Path(path)
+        self.n_prompts = 0
+        self.is_complete = False
+        self._is_new = False
         self._layout = layout
-        self._described = json_values(provenance)
-        self._provenance = canonical_provenance(provenance)
-        self._part_bytes = part_mb * 2**20
+        self._described = Described(
+            layout=layout,
+            provenance=canonical_provenance(provenance),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            part_bytes=int(part_mb * 10**6),
+            tier=tier,
+            self_check=None if self_check is None else json_values(self_check),
+        )
         self._vocab = [text.encode() for text in vocab]
-        self._created = datetime.now(UTC).isoformat(timespec="seconds")
-        self._pending: list[Stored] = []
-        self._pending_bytes = 0
+        self._vocab_bytes = sum(map(len, self._vocab)) + 8 * len(self._vocab)
         self._parts: list[PartEntry] = []
-        self._prompts: Counter[tuple[str, str]] = Counter()
-        self._tokens: Counter[tuple[str, str]] = Counter()
-        self._kinds: tuple[frozenset[str], frozenset[tuple[str, int]]] | None = None
-        self._open = False
+        self._kinds: frozenset[str] | None = None
+        self._lock = FileLock(self.path / LOCK_NAME, timeout=0)
+        self._file: MemoryFile | None = None
+        self._builder: PartBuilder | None = None
+        self._sizes = self._no_rows()
 
     def __enter__(self) -> "StoreWriter":
-        if self.path.exists() and not _is_empty_folder(self.path):
-            raise InputError(f"{self.path} exists already; choose another path or delete it first")
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; choose another path or delete it first")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._open = True
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(
+                f"another process is writing to {self.path}; wait for it, or choose another path"
+            ) from error
+        try:
+            self._recover()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def add(self, activations: PromptActivations) -> None:
@@ -88,21 +131,25 @@ class StoreWriter:
 
         Raises:
             ValueError: If the activations contradict the layout or the prompts before.
-            StoreError: If the disk does not keep what is written.
+            StorageError: If there is no space left for a part.
         """
-        if not self._open:
+        if not self._lock.is_locked or self.is_complete:
             raise ValueError(
-                "the store is not open for writing; use: with StoreWriter(...) as writer"
+                f"{self.path} is complete and takes no more prompts"
+                if self.is_complete
+                else "the store is not open for writing; use: with StoreWriter(...) as writer"
             )
         stored = checked(activations, self._layout, n_vocab=len(self._vocab))
-        self._expect_same_kinds(stored)
-        self._pending.append(stored)
-        self._pending_bytes += stored.n_bytes
-        key = (activations.prompt["condition"], activations.prompt["source"])
-        self._prompts[key] += 1
-        self._tokens[key] += stored.n_tokens
-        if self._pending_bytes >= self._part_bytes:
+        arrays = arrays_of(stored)
+        self._expect_same_kinds(frozenset(arrays))
+        if self._builder is not None and not self._has_room(stored):
             self._seal()
+        if self._builder is None:
+            self._begin()
+        assert self._builder is not None
+        self._sizes.add(stored)
+        self._builder.add(stored)
+        self.n_prompts += 1
 
     def __exit__(
         self,
@@ -110,16 +157,28 @@ class StoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open = False
         try:
-            if kind is None:
+            if kind is None and not self.is_complete:
                 self._finish()
         finally:
-            if not self._parts:
-                self._remove_folder()
+            self._leave()
+
+    def _recover(self) -> None:
+        """Take up what an earlier run left at the path."""
+        found = found_at(self.path, self._described)
+        if found is None:
+            self._is_new = True
+            self._write_manifest(complete=False)  # from here on, unlisted parts are leftovers
+            return
+        self.is_complete, self._parts = found.is_complete, list(found.parts)
+        self._described = found.described
+        self.n_prompts = sum(part.n_prompts for part in self._parts)
+        self._kinds = sealed_kinds(self.path, self._parts)
+        if not self.is_complete:
+            clear_leftovers(self.path, self._parts)
 
     def _finish(self) -> None:
-        if self._pending:
+        if self._builder is not None:
             self._seal()
         if not self._parts:
             raise InputError(
@@ -127,58 +186,85 @@ class StoreWriter:
             )
         self._write_card()
         self._write_manifest(complete=True)
+        self.is_complete = True
 
-    def _expect_same_kinds(self, stored: Stored) -> None:
+    def _expect_same_kinds(self, paths: frozenset[str]) -> None:
         """All prompts of a store have the same datasets."""
-        kinds = (frozenset(stored.tokens), frozenset(stored.resid))
         if self._kinds is None:
-            self._kinds = kinds
-        for name, first, now in zip(("token", "residual"), self._kinds, kinds, strict=True):
-            if first != now:
-                odd = ", ".join(sorted(str(kind) for kind in set(first) ^ set(now)))
-                raise ValueError(f"{name} arrays must be the same for all prompts; not so: {odd}")
+            self._kinds = paths
+        if self._kinds != paths:
+            odd = ", ".join(sorted(self._kinds ^ paths))
+            raise ValueError(f"arrays must be the same for all prompts; not so: {odd}")
+
+    def _begin(self) -> None:
+        if self._file is None:
+            self._file = MemoryFile(int(min(self._described.part_bytes, 2**40) * SPARE))
+        self._builder = PartBuilder(
+            self._file,
+            layout=self._layout,
+            provenance=self._described.provenance,
+            vocab=self._vocab,
+        )
 
     def _seal(self) -> None:
-        name = part_name(len(self._parts))
-        content = build_part(
-            self._pending, layout=self._layout, provenance=self._provenance, vocab=self._vocab
+        assert self._builder is not None
+        assert self._file is not None
+        name, content = part_name(len(self._parts)), self._builder.finish()
+        with ThreadPoolExecutor(2) as threads:
+            digest = threads.submit(lambda: hashlib.sha256(content).hexdigest())
+            datasets = threads.submit(indexed_datasets, self._file)
+            write_whole(self.path / name, content)
+            index = index_text(name, content, datasets.result(), sha256=digest.result()).encode()
+        write_whole(self.path / index_name(name), index)
+        self._parts.append(
+            PartEntry(
+                name=name,
+                bytes=len(content),
+                sha256=digest.result(),
+                n_prompts=self._builder.n_prompts,
+                n_tokens=self._builder.n_tokens,
+                index_bytes=len(index),
+                index_sha256=hashlib.sha256(index).hexdigest(),
+            )
         )
-        entry = PartEntry(
-            name=name,
-            bytes=content.nbytes,
-            sha256=write_whole(self.path / name, content),
-            n_prompts=len(self._pending),
-            n_tokens=sum(stored.n_tokens for stored in self._pending),
-        )
-        self._parts.append(entry)
-        self._pending, self._pending_bytes = [], 0
+        del content
+        self._file.clear()
+        self._builder, self._sizes = None, self._no_rows()
         self._write_manifest(complete=False)
 
+    def _has_room(self, stored: Stored) -> bool:
+        return self._sizes.with_one_more(stored) <= self._described.part_bytes
+
+    def _no_rows(self) -> Sizes:
+        return Sizes(fixed=2 * len(self._described.provenance.encode()) + self._vocab_bytes)
+
     def _write_manifest(self, *, complete: bool) -> None:
-        text = manifest_text(
-            self._parts,
-            layout=self._layout,
-            provenance=self._provenance,
-            created=self._created,
-            complete=complete,
-        )
+        text = manifest_text(self._parts, self._described, complete=complete)
         write_whole(self.path / MANIFEST_NAME, text.encode())
-        _sync_folder(self.path)
 
     def _write_card(self) -> None:
+        prompts, tokens = prompts_by_kind(self.path, self._parts)
         text = store_card(
             self.path.name,
             layout=self._layout,
-            provenance=self._described,
+            provenance=json.loads(self._described.provenance),
             parts=self._parts,
-            prompts=self._prompts,
-            tokens=self._tokens,
+            prompts=prompts,
+            tokens=tokens,
         )
         write_whole(self.path / CARD_NAME, text.encode())
 
-    def _remove_folder(self) -> None:
-        """Remove the folder if it is empty, as it is where no part was sealed."""
-        if _is_empty_folder(self.path):
+    def _leave(self) -> None:
+        """Give up the lock; where nothing was sealed, there is no folder afterwards."""
+        if self._builder is not None:
+            self._builder.abandon()
+        self._builder = self._file = None
+        if self._is_new and not self._parts:
+            clear_leftovers(self.path, [])
+            (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+        (self.path / LOCK_NAME).unlink(missing_ok=True)  # while it is held: no other can have it
+        self._lock.release()
+        if is_empty_folder(self.path):
             self.path.rmdir()
 
 
@@ -186,52 +272,15 @@ def is_captured(path: Path, *, layout: Layout, provenance: Mapping[str, Any]) ->
     """Whether the complete store that these settings would make is at `path` already.
 
     Returns:
-        False where nothing is there, so that it can be made.
+        False where nothing is there, or a part of that store, so that it can be made or continued.
 
     Raises:
         InputError: If another store is there, naming what differs, or anything else.
     """
-    path = Path(path)
-    if not path.exists() or _is_empty_folder(path):
+    if not Path(path).exists():
         return False
-    try:
-        store = open_store(path)
-    except (InputError, StoreError) as error:
-        raise InputError(
-            f"{path} holds something else ({error}); choose another path or delete it first"
-        ) from error
-    differing = _differing(same_layout(store.layout), same_layout(layout))
-    differing += _differing(store.provenance, json_values(provenance))
-    if differing:
-        raise InputError(
-            f"{path} holds another capture, which differs in {', '.join(differing)}; "
-            "choose another path or delete it first"
-        )
-    return True
-
-
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that differ, dotted where they lie within another."""
-    names = []
-    for name in sorted(set(found) | set(wanted)):
-        ours, theirs = found.get(name, ...), wanted.get(name, ...)
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            names += [f"{name}.{within}" for within in _differing(ours, theirs)]
-        elif ours != theirs:
-            names.append(name)
-    return names
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and next(path.iterdir(), None) is None
-
-
-def _sync_folder(path: Path) -> None:
-    """Make renames last through a power cut, where the system can do that for a folder."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    wanted = Described(
+        layout=layout, provenance=canonical_provenance(provenance), created="", part_bytes=0
+    )
+    found = found_at(Path(path), wanted)
+    return found is not None and found.is_complete and bool(open_store(path))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, Layout, Prompt, PromptActivations
-from interp.cache.writer import StoreWriter, is_captured
+from interp.cache.writer import StoreWriter
 from interp.hooks.batches import by_length, run_batch
 from interp.hooks.blocks import routed_blocks
 from interp.hooks.generation import generate
@@ -22,6 +22,8 @@ from interp.hooks.self_check import self_check
 from interp.hooks.settings import CaptureSettings
 from interp.hooks.tap import RoutingTap, chosen_blocks
 
+CHECKED_TOKENS = 1024
+"""A prompt that is longer than this is not passed through the model again and again to check it."""
 WINDOW = 64
 """Prompts that are sorted by length and batched together; the store keeps their given order."""
 
@@ -32,27 +34,34 @@ def capture(
     out: str | Path,
     *,
     settings: CaptureSettings | None = None,
+    part_mb: float = 512.0,
     progress: bool = True,
 ) -> bool:
     """Run every prompt through the model once and write a store of what the taps saw.
 
     With `settings.generation` the model also answers, and what its taps saw while it decoded is
-    stored with the prompt. The same model, prompts and settings again do nothing. The first prompt
-    is checked as `interp.hooks.self_check` says before anything is written.
+    stored with the prompt. The same model, prompts and settings again go on where an earlier run
+    was stopped, to the same bytes as without the stop, and do nothing where it was not. Before
+    anything is written, the shortest prompt and a long one are checked as `interp.hooks.self_check`
+    says.
 
     Args:
         loaded: From `load_model`.
         prompts: In the order in which the store keeps them.
         out: The store's folder, such as `run.moe`.
         settings: What to record.
+        part_mb: A part of the store has at most so many MB, and what is not yet in a part is lost
+            when the process is stopped.
         progress: Show a bar on stderr.
 
     Returns:
         Whether anything was captured; False if the store was already there.
 
     Raises:
-        InputError: If there is no prompt, one cannot be rendered, or another store is at `out`.
+        InputError: If there is no prompt, one cannot be rendered, another store is at `out`, or
+            another process is writing to it.
         ModelError: If the self-check of the first batch fails.
+        StorageError: If there is no space left; what was sealed is kept.
     """
     settings, out = settings or CaptureSettings(), Path(out)
     _refuse_edited(loaded.model)
@@ -61,20 +70,36 @@ def capture(
     today = date.fromisoformat(settings.today)
     rendered = [render_prompt(prompt, loaded.tokenizer, today=today) for prompt in prompts]
     layout = model_layout(loaded.model, settings)
+    checked = self_check(loaded.model, loaded.tokenizer, _extremes(rendered), settings=settings)
     provenance = model_provenance(loaded) | {
-        "self_check": self_check(loaded.model, loaded.tokenizer, rendered[:1], settings=settings),
+        "experts_path": checked["experts_path"],
         "settings": json.loads(json.dumps(asdict(settings))),
         "prompts_sha256": prompts_digest(prompts),
     }
-    if is_captured(out, layout=layout, provenance=provenance):
-        return False
-    activations = captured(loaded, rendered, settings=settings)
-    bar = tqdm(total=len(rendered), desc="capture", unit="prompt", disable=not progress)
-    with bar, StoreWriter(out, layout=layout, provenance=provenance) as writer:
-        for each in activations:
-            writer.add(each)
-            bar.update()
+    with StoreWriter(
+        out, layout=layout, provenance=provenance, part_mb=part_mb, self_check=checked
+    ) as writer:
+        if writer.is_complete:
+            return False
+        rest = captured(loaded, rendered, settings=settings, start=writer.n_prompts)
+        with tqdm(
+            total=len(rendered),
+            initial=writer.n_prompts,
+            desc="capture",
+            unit="prompt",
+            disable=not progress,
+        ) as bar:
+            for each in rest:
+                writer.add(each)
+                bar.update()
     return True
+
+
+def _extremes(rendered: Sequence[RenderedPrompt]) -> list[RenderedPrompt]:
+    """The shortest prompt and a long one: together in a batch, one of them is padded much."""
+    by_size = sorted(rendered, key=lambda each: len(each.token_id))
+    longer = [each for each in by_size[1:] if len(each.token_id) <= CHECKED_TOKENS]
+    return [by_size[0], *longer[-1:]]
 
 
 def _refuse_edited(model: Any) -> None:
@@ -92,19 +117,33 @@ def _refuse_edited(model: Any) -> None:
 
 
 def captured(
-    loaded: LoadedModel, rendered: Sequence[RenderedPrompt], *, settings: CaptureSettings
+    loaded: LoadedModel,
+    rendered: Sequence[RenderedPrompt],
+    *,
+    settings: CaptureSettings,
+    start: int = 0,
 ) -> Iterator[PromptActivations]:
-    """The activations of each prompt, in the given order, computed in batches of like length."""
+    """The activations of each prompt, in the given order, computed in batches of like length.
+
+    Args:
+        loaded: The model.
+        rendered: All prompts.
+        settings: What to record.
+        start: The first prompt that is wanted; batches are those that there are from the first on,
+            since in bfloat16 another batch gives other bits.
+    """
     longer = settings.generation.max_new_tokens if settings.generation else 0
     with RoutingTap(loaded.model, sites=settings.sites, layers=settings.layers) as tap:
-        for start in range(0, len(rendered), WINDOW):
-            window = rendered[start : start + WINDOW]
+        for first in range(start - start % WINDOW, len(rendered), WINDOW):
+            window = rendered[first : first + WINDOW]
             lengths = [len(each.token_id) + longer for each in window]
             found: dict[int, PromptActivations] = {}
             for members in by_length(lengths, settings.batch_tokens):
+                if first + max(members) < start:
+                    continue
                 batch = [window[each] for each in members]
                 found |= zip(members, _run(loaded, tap, batch, settings), strict=True)
-            yield from (found[each] for each in range(len(window)))
+            yield from (found[each] for each in range(max(start - first, 0), len(window)))
 
 
 def _run(

@@ -9,7 +9,7 @@ from torch import Tensor
 from interp.cache.errors import ModelError
 from interp.hooks.blocks import RoutedBlock
 from interp.hooks.pass_records import Observed
-from interp.hooks.routing import Choice, selection_margin
+from interp.hooks.routing import Choice, choice_scores, selection_margin
 
 WEIGHT_TOLERANCE = 4e-3
 """bfloat16 weights of four experts sum to 1 within this; relative to the scale of the weights."""
@@ -63,7 +63,7 @@ def check_values(
     for block in blocks:
         seen = observed[block.layer]
         if seen.logits is not None:
-            check_logits(block, seen.logits)
+            check_logits(block, seen.logits, is_input_varied=seen.is_input_varied)
         if _is_compared(seen):
             check_recomputed(block, seen)
         elif seen.asked is not None:
@@ -73,6 +73,11 @@ def check_values(
                 check_resid(block, site, rows)
     check_stream(resid)
     return tuple(block.layer for block in blocks if _is_compared(observed[block.layer]))
+
+
+def is_unchecked(seen: Observed) -> bool:
+    """Whether an intervention on the router kept its rule from being compared in this pass."""
+    return seen.is_router_called and seen.recomputed is None
 
 
 def _is_compared(seen: Observed) -> bool:
@@ -101,8 +106,8 @@ def check_stream(resid: Mapping[tuple[str, int], Tensor]) -> None:
             )
 
 
-def check_logits(block: RoutedBlock, logits: Tensor) -> None:
-    """Shape of the logits of one layer, no NaN, and not the same for all tokens.
+def check_logits(block: RoutedBlock, logits: Tensor, *, is_input_varied: bool = True) -> None:
+    """Shape of the logits of one layer, no NaN, and not the same for tokens that differ.
 
     `-inf` is an expert that was taken out, and must then be so for all tokens.
     """
@@ -114,7 +119,7 @@ def check_logits(block: RoutedBlock, logits: Tensor) -> None:
     out = logits.isneginf()
     if not (torch.isfinite(logits) | (out & out.all(dim=0))).all():
         raise ModelError(_not_finite(f"router_logits of layer {block.layer} hold"))
-    if len(logits) > 1 and (logits == logits[0]).all():
+    if is_input_varied and len(logits) > 1 and (logits == logits[0]).all():
         raise ModelError(
             f"router_logits of layer {block.layer} are the same for all {len(logits)} tokens; "
             "the router does not see its input"
@@ -131,12 +136,18 @@ def check_recomputed(block: RoutedBlock, seen: Observed) -> None:
 
 
 def check_asked(block: RoutedBlock, seen: Observed) -> None:
-    """A router that a fused kernel went around gives what was recomputed in its stead."""
-    if seen.asked is None:
+    """A router that a fused kernel went around gives what was recomputed in its stead.
+
+    So does what its experts were given, where the kernel called them; without the choices that
+    hang on how the kernel rounds.
+    """
+    if seen.asked is None or seen.choice is None or seen.recomputed is None:
         return
     logits, choice = seen.asked
-    asked = replace(seen, logits=logits, choice=choice)
-    check_recomputed(block, asked)
+    check_recomputed(block, replace(seen, logits=logits, choice=choice))
+    rounding = 2 * torch.finfo(block.weight.dtype).eps * _largest(choice_scores(block, logits))
+    _check_same_experts(block, seen.choice, seen.recomputed, logits, rounding=rounding)
+    _check_same_weights(block, seen.choice, seen.recomputed)
 
 
 def _check_same_logits(block: RoutedBlock, logits: Tensor, recomputed: Tensor | None) -> None:
@@ -144,8 +155,7 @@ def _check_same_logits(block: RoutedBlock, logits: Tensor, recomputed: Tensor | 
         return
     is_in = ~(logits.isneginf() & recomputed.isneginf())
     difference = (recomputed.float() - logits.float()).abs()[is_in].max()
-    largest = logits.float().abs()[is_in].max()
-    if not difference <= LOGIT_TOLERANCE * max(1.0, float(largest)):
+    if not difference <= LOGIT_TOLERANCE * max(1.0, _largest(logits)):
         raise ModelError(
             f"router_logits of layer {block.layer}: the router returned values up to "
             f"{difference:.3g} away from its weight times its input plus its bias; they are no "
@@ -153,8 +163,18 @@ def _check_same_logits(block: RoutedBlock, logits: Tensor, recomputed: Tensor | 
         )
 
 
+def _largest(scores: Tensor) -> float:
+    """Of the logits or scores of experts that can be chosen."""
+    return float(scores.float().abs()[~scores.isneginf()].max())
+
+
 def _check_same_experts(
-    block: RoutedBlock, choice: Choice, recomputed: Choice, logits: Tensor
+    block: RoutedBlock,
+    choice: Choice,
+    recomputed: Choice,
+    logits: Tensor,
+    *,
+    rounding: float = 0.0,
 ) -> None:
     if choice.expert_indices.shape != recomputed.expert_indices.shape:
         raise ModelError(
@@ -163,7 +183,7 @@ def _check_same_experts(
             f"expected {tuple(recomputed.expert_indices.shape)}"
         )
     ours, models = (each.expert_indices.sort(-1).values for each in (recomputed, choice))
-    is_tie = selection_margin(block, logits) == 0
+    is_tie = selection_margin(block, logits) <= rounding
     differing = (ours != models).any(-1) & ~is_tie
     if differing.any():
         raise ModelError(

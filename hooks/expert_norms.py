@@ -6,8 +6,10 @@ the outputs one by one, which are then weighted and summed in the order of the i
 use, so that the sum has the same bits.
 """
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -18,46 +20,75 @@ from interp.cache.errors import ModelError
 from interp.hooks.blocks import RoutedBlock
 from interp.hooks.routing import Choice
 
-MARK = "interp_records_norms"
+Keep = Callable[[int, Tensor], None]
+"""Takes the number of the layer and the norms of a pass, `[tokens top_k]`."""
 
 
-class NormsRecorder:
-    """Runs one layer's experts in a way that shows the norm of each output; `undo` ends it.
+class OneByOne:
+    """The forward of one layer's experts while somebody wants norms; see `record_norms`."""
+
+    def __init__(self, block: RoutedBlock) -> None:
+        self._block, self._experts = block, block.experts
+        self._had_own_forward = "forward" in vars(self._experts)
+        self._usual = self._experts.forward
+        self._keeps: list[Keep] = []
+
+    @classmethod
+    def on(cls, block: RoutedBlock) -> "OneByOne":
+        """That of the layer, which is put there if there is none yet."""
+        own = vars(block.experts).get("forward")
+        if isinstance(own, cls):
+            return own
+        forward = cls(block)
+        vars(block.experts)["forward"] = forward
+        return forward
+
+    def add(self, keep: Keep) -> None:
+        """From now on, `keep` is given the norms of each pass as well."""
+        self._keeps.append(keep)
+
+    def remove(self, keep: Keep) -> None:
+        """End that; the experts run as before once nobody is left."""
+        self._keeps.remove(keep)
+        own = vars(self._experts)
+        # What somebody put around this meanwhile stays, and goes through it to the usual forward.
+        if self._keeps or own.get("forward") is not self:
+            return
+        del own["forward"]
+        if self._had_own_forward:
+            own["forward"] = self._usual
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the experts give, and the norms to everybody who wants them."""
+        if not self._keeps:
+            return cast(Tensor, self._usual(hidden_states, *args, **kwargs))
+        output, norms = run_one_by_one(
+            self._usual, hidden_states, args, kwargs, is_eager=is_eager(self._block)
+        )
+        for keep in self._keeps:
+            keep(self._block.layer, norms)
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the model has experts of its own, and nobody wants norms of them."""
+        return copy.deepcopy(self._usual, memo)
+
+
+def record_norms(block: RoutedBlock, keep: Keep) -> Callable[[], None]:
+    """Run one layer's experts in a way that shows the norm of each output.
+
+    May be called several times for a layer, whose experts then still run once.
 
     Args:
         block: The layer whose experts to run so.
-        keep: Called in each pass with norms, `[tokens top_k]`, in the router's own order.
+        keep: Called in each pass with norms in the router's own order.
 
-    Raises:
-        ModelError: If norms of this layer are being recorded already.
+    Returns:
+        What ends it; in any order where there are several.
     """
-
-    def __init__(self, block: RoutedBlock, keep: Callable[[int, Tensor], None]) -> None:
-        self._experts: Any = block.experts
-        own = vars(self._experts)
-        if hasattr(own.get("forward"), MARK):
-            raise ModelError(
-                f"expert_output_norms of layer {block.layer} are being recorded by another tap; "
-                "close that one first"
-            )
-        self._had_own_forward, self._usual = "forward" in own, self._experts.forward
-
-        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            output, norms = run_one_by_one(
-                self._usual, hidden_states, args, kwargs, is_eager=is_eager(block)
-            )
-            keep(block.layer, norms)
-            return output
-
-        setattr(forward, MARK, True)
-        self._experts.forward = forward
-
-    def undo(self) -> None:
-        """Let the experts run as they did before."""
-        if self._had_own_forward:
-            self._experts.forward = self._usual
-        else:
-            del self._experts.forward
+    forward = OneByOne.on(block)
+    forward.add(keep)
+    return partial(forward.remove, keep)
 
 
 def is_eager(block: RoutedBlock) -> bool:
@@ -103,7 +134,7 @@ def run_one_by_one(
         f"{order} d_model -> tokens top_k d_model",
         top_k=top_k,
     )
-    norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32)
+    norms = torch.linalg.vector_norm(outputs.detach(), dim=-1, dtype=torch.float32)
     weighted = outputs * rearrange(choice.expert_weights, "tokens top_k -> tokens top_k 1")
     if is_eager:
         return _summed_by_expert(weighted.to(hidden.dtype), choice.expert_indices), norms
@@ -113,7 +144,8 @@ def run_one_by_one(
 def given_choice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
     """Expert indices and weights among the arguments of a call of the experts after the first.
 
-    Their names and order differ between families and versions; integers are indices.
+    Their names and order differ between families and versions; integers are indices. Weights are as
+    they were given, so that what is computed from them has their gradient.
     """
     given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     indices = [each for each in given if not each.is_floating_point()]
@@ -125,7 +157,7 @@ def given_choice(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
             "expected indices and weights, both [tokens, top_k]; this version of transformers is "
             "not supported"
         )
-    return Choice(weights[0].detach(), indices[0].detach())
+    return Choice(weights[0], indices[0])
 
 
 def _summed_by_expert(

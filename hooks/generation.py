@@ -1,13 +1,12 @@
 """Generation: the model answers, and what its taps see while it decodes is recorded.
 
 The last token of an answer is never put into the model, so nothing is recorded of it; it is in the
-text. Decoding and one teacher-forced pass over the same tokens do the same sums in another order,
-so that they agree to rounding; `routing_agreement` says how well.
+text.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,26 +15,18 @@ from jaxtyping import Integer
 from torch import Tensor
 from transformers import GenerationConfig
 
-from interp.cache.harmony import harmony_spans, is_harmony
-from interp.cache.records import SEGMENTS, PromptActivations
+from interp.cache.errors import ModelError
+from interp.cache.records import PromptActivations
+from interp.hooks.answers import with_answer
 from interp.hooks.batches import activations, padded, row_starts, select_rows
 from interp.hooks.pass_records import TOKEN_FIELDS, PassRecords
 from interp.hooks.positions import kept_positions
-from interp.hooks.render import RenderedPrompt, character_at
+from interp.hooks.render import RenderedPrompt
 from interp.hooks.settings import GenerationSettings
 from interp.hooks.tap import RoutingTap
 
-
-@dataclass(frozen=True)
-class RoutingAgreement:
-    """How far two recordings of the same tokens agree."""
-
-    n_choices: int
-    """Tokens times layers that were compared."""
-    same_experts: float
-    """Share of them with the same set of experts, 0 to 1."""
-    max_weight_difference: float
-    """Largest difference of an expert's weight where the sets are the same."""
+MASKABLE_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers that read earlier tokens themselves, so that padding can be masked out."""
 
 
 def generate(
@@ -60,50 +51,68 @@ def generate(
     Returns:
         For each prompt: the prompt with its answer, up to the last token that was put into the
         model, and what was recorded of it.
+
+    Raises:
+        ModelError: If the model decodes in passes of other rows than one for each prompt.
     """
-    kept = [kept_positions(positions, each.segment) for each in batch]
+    found: dict[int, tuple[RenderedPrompt, PromptActivations]] = {}
+    with torch.inference_mode(), _seeded(settings.seed), _own_config(model, settings) as ends:
+        for members in decodable_together(model, [len(each.token_id) for each in batch]):
+            part = [batch[each] for each in members]
+            kept = [kept_positions(positions, each.segment) for each in part]
+            answers, steps = _decoded(model, tap, part, kept)
+            answered = _answered(tokenizer, part, answers, steps, kept, ends, positions)
+            found |= zip(members, answered, strict=True)
+    return [found[each] for each in range(len(batch))]
+
+
+def decodable_together(model: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the prompts that may be decoded in one batch, padded on the left.
+
+    A layer that carries a state from token to token, such as linear attention, carries it through
+    the padding too: after it, minimax of transformers 5.23 decodes other answers than alone. A
+    model with such layers decodes prompts of one length at a time.
+    """
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    if kinds <= MASKABLE_LAYERS:
+        return [list(range(len(lengths)))]
+    return [[i for i, each in enumerate(lengths) if each == n] for n in sorted(set(lengths))]
+
+
+def _decoded(
+    model: Any, tap: RoutingTap, batch: Sequence[RenderedPrompt], kept: Sequence[np.ndarray]
+) -> tuple[Integer[np.ndarray, "batch answer"], list[PassRecords]]:
+    """Tokens of the answers, padded after their ends, and the records of each pass."""
     starts = row_starts(batch, side="left")
     select_rows(tap, starts, [len(each.token_id) for each in batch], kept)
     inputs = padded(batch, model, side="left")
+    prompts = inputs["input_ids"]
     steps: list[PassRecords] = []
 
-    def after_step(*_: Any) -> None:
+    def check_step(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        _check_step(len(steps), kwargs.get("input_ids"), prompts)
+
+    def take_step(*_: Any) -> None:
         steps.append(tap.take())
         tap.select()
 
-    handle = model.register_forward_hook(after_step)
-    try:
-        with torch.inference_mode(), _seeded(settings.seed):
-            ids = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                generation_config=_generation_config(model, settings),
-            )
-    finally:
-        handle.remove()
-    answers = ids[:, inputs["input_ids"].shape[1] :].cpu().numpy()
-    return list(_answered(tokenizer, batch, answers, steps, kept, _end_tokens(model), positions))
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(check_step, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(take_step).remove)
+        ids = model.generate(input_ids=prompts, attention_mask=inputs["attention_mask"])
+    return ids[:, prompts.shape[1] :].cpu().numpy(), steps
 
 
-def routing_agreement(first: PromptActivations, second: PromptActivations) -> RoutingAgreement:
-    """Compare the routing of two recordings, token by token and layer by layer.
-
-    Raises:
-        ValueError: If they are not of the same tokens.
-    """
-    if not np.array_equal(first.token_id, second.token_id):
-        raise ValueError("the two recordings are of different tokens; record the same ones")
-    orders = [each.expert_indices.argsort(-1) for each in (first, second)]
-    pairs = list(zip((first, second), orders, strict=True))
-    experts = [np.take_along_axis(each.expert_indices, order, -1) for each, order in pairs]
-    weights = [np.take_along_axis(each.expert_weights, order, -1) for each, order in pairs]
-    is_same = (experts[0] == experts[1]).all(-1)
-    difference = np.abs(weights[0] - weights[1])[is_same]
-    return RoutingAgreement(
-        n_choices=is_same.size,
-        same_experts=float(is_same.mean()),
-        max_weight_difference=float(difference.max(initial=0.0)),
-    )
+def _check_step(step: int, ids: Tensor | None, prompts: Tensor) -> None:
+    """The first pass is of the prompts, and each later one of a token for each of them."""
+    expected = tuple(prompts.shape) if step == 0 else (len(prompts), 1)
+    found = None if ids is None else tuple(ids.shape)
+    if found != expected:
+        raise ModelError(
+            f"while decoding, pass {step} was of token ids of shape {found}, expected {expected}: "
+            "one row for each prompt, whole at first and then a token at a time; this model's "
+            "generate() decodes otherwise, so that its answers cannot be recorded"
+        )
 
 
 def _answered(
@@ -162,71 +171,25 @@ def _joined(
     return replace(prefill, **of_tokens, resid=of_rows)
 
 
-def with_answer(
-    rendered: RenderedPrompt, answer: Integer[np.ndarray, "answer"], tokenizer: Any
-) -> RenderedPrompt:
-    """The prompt with its answer, whose last token is in the text but not among the tokens.
+@contextmanager
+def _own_config(model: Any, settings: GenerationSettings) -> Iterator[list[int]]:
+    """Nothing of the checkpoint's generation config but its end tokens, which are given.
 
-    In a Harmony text the channels say which segment a token of the answer belongs to; elsewhere
-    all of it is `final`.
+    transformers fills in from there what a config of ours leaves unset, so ours takes its place.
     """
-    text, ends = decoded_text(tokenizer, answer)
-    whole = rendered.text + text
-    of_character = np.full(len(whole), SEGMENTS.index("final"), dtype=np.uint8)
-    if is_harmony(rendered.text):
-        of_character[:] = SEGMENTS.index("template")
-        for name, start, end in harmony_spans(whole):
-            of_character[start:end] = SEGMENTS.index(name)
-    starts = [0, *ends[:-1]]
-    n_before = len(rendered.text)
-    segment = [
-        of_character[min(character_at(whole, n_before + start, n_before + end), len(whole) - 1)]
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    byte_at = np.cumsum([0] + [len(character.encode()) for character in whole])
-    kept = slice(0, len(answer) - 1)
-    return replace(
-        rendered,
-        text=whole,
-        token_id=np.concatenate([rendered.token_id, answer[kept].astype(np.int32)]),
-        segment=np.concatenate([rendered.segment, np.array(segment, dtype=np.uint8)[kept]]),
-        text_end=np.concatenate([rendered.text_end, byte_at[np.array(ends) + n_before][kept]]),
-        generated=np.concatenate([rendered.generated, np.ones(len(answer) - 1, dtype=bool)]),
-    )
-
-
-def decoded_text(tokenizer: Any, token_id: Integer[np.ndarray, "tokens"]) -> tuple[str, list[int]]:
-    """Text of some tokens, and where each ends in it, in characters.
-
-    A token that ends within a character ends where that character begins; what is no UTF-8 at all
-    becomes U+FFFD.
-    """
-    text, anchor, pending = "", list[int](), list[int]()
-    ends: list[int] = []
-
-    def decode(ids: list[int]) -> str:
-        said = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(said)
-
-    for index, token in enumerate(token_id.tolist()):
-        pending.append(token)
-        # Some tokenizers drop the space before the first token, so one goes before.
-        piece = decode([*anchor, *pending])[len(decode(anchor)) if anchor else 0 :]
-        if not piece.endswith("\ufffd") or index == len(token_id) - 1:
-            text, anchor, pending = text + piece, pending[-1:], []
-        ends.append(len(text))
-    return text, ends
-
-
-def _generation_config(model: Any, settings: GenerationSettings) -> GenerationConfig:
+    usual, ends = model.generation_config, _end_tokens(model)
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-    return GenerationConfig(
+    model.generation_config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=settings.temperature > 0,
-        eos_token_id=_end_tokens(model) or None,
+        eos_token_id=ends or None,
         pad_token_id=model.config.pad_token_id or 0,
         **(sampling if settings.temperature > 0 else {}),
     )
+    try:
+        yield ends
+    finally:
+        model.generation_config = usual
 
 
 def _end_tokens(model: Any) -> list[int]:

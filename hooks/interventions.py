@@ -1,60 +1,37 @@
 """Interventions on the routing of a live model, as context managers that leave it as it was.
 
-What a router returns is changed by a hook that runs before every other hook on the router, so that
-taps see what was run, whichever was opened first. Only `reroute` can do without: where the router
-has a bias, it is the bias that is changed, and also a fused kernel that never calls the router goes
-by it. See docs/interventions.md.
+How routers are changed: `interp.hooks.router_edits`. What the interventions mean and how they fool
+you: docs/interventions.md.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from interp.cache.errors import InputError, ModelError
-from interp.hooks.blocks import EDITS, RoutedBlock, attribute
+from interp.hooks.attach import refuse_compiled
 from interp.hooks.intervention_checks import (
     check_records,
     check_rows,
     experts_by_block,
     refuse_too_few,
 )
-from interp.hooks.routing import Choice, choose, router_output, weights_at
+from interp.hooks.router_edits import (
+    Recorded,
+    has_bias,
+    refuse_edited,
+    removed_by_bias,
+    removed_by_hook,
+    replayed,
+)
 from interp.hooks.tap import chosen_blocks
 
 Array = Tensor | np.ndarray
 """Records come from a tap as tensors and from a store as arrays."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """What an intervention does to one router; the mark on its hook."""
-
-    name: str
-    """The function that opened it."""
-    removed: frozenset[int] = frozenset()
-    """Experts that cannot be chosen any more."""
-
-
-@dataclass(kw_only=True)
-class RemovedBias:
-    """The bias of an expert that is at `-inf` for now."""
-
-    bits: Tensor
-    """What to put back."""
-    n_open: int = 0
-    """How many interventions have taken this expert out and are still open."""
-
-
-REMOVED: WeakKeyDictionary[nn.Module, dict[int, RemovedBias]] = WeakKeyDictionary()
-"""By router and expert, so that interventions which share an expert may be closed in any order."""
 
 
 @contextmanager
@@ -71,7 +48,8 @@ def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[
 
     Raises:
         InputError: If there is no such layer or expert, a token could not be given `top_k` experts,
-            or the routing of the layer is being replayed.
+            the routing of the layer is being replayed, or the router has no bias and the model was
+            compiled.
         ModelError: In a pass, if the router has no bias and the model does not call it.
 
     Example:
@@ -89,12 +67,14 @@ def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[
         (False, 4)
     """
     removed = experts_by_block(model, experts)
+    if not all(has_bias(block) for block, _ in removed):
+        refuse_compiled(model)
     for block, out in removed:
-        _refuse_edited(block, "replay_routing")
+        refuse_edited(block, "replay_routing")
         refuse_too_few(block, out)
     with ExitStack() as stack:
         for block, out in removed:
-            remove = _by_bias if _has_bias(block) else _by_hook
+            remove = removed_by_bias if has_bias(block) else removed_by_hook
             stack.enter_context(remove(block, out))
         yield
 
@@ -124,7 +104,7 @@ def replay_routing(
 
     Raises:
         InputError: If the records do not fit the model, hold an expert twice for a token or weights
-            that are not finite, or a layer is under another intervention.
+            that are not finite, a layer is under another intervention, or the model was compiled.
         ModelError: In a pass, if it has other tokens than the records, or the model does not call
             its router.
 
@@ -148,7 +128,7 @@ def replay_routing(
     check_records(blocks[numbers[0]], numbers, indices, weights)
     check_rows(token_rows, n_tokens=len(indices))
     for block in blocks.values():
-        _refuse_edited(block, "reroute", "replay_routing")
+        refuse_edited(block, "reroute", "replay_routing")
     with ExitStack() as stack:
         for column, layer in enumerate(numbers):
             recorded = Recorded(
@@ -156,182 +136,8 @@ def replay_routing(
                 expert_weights=None if weights is None else weights[:, column],
                 rows=token_rows,
             )
-            stack.enter_context(_replayed(blocks[layer], recorded))
+            stack.enter_context(replayed(blocks[layer], recorded))
         yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """The routing of one layer that is to be run again."""
-
-    expert_indices: Int[Tensor, "tokens top_k"]
-    expert_weights: Float[Tensor, "tokens top_k"] | None
-    rows: Int[Tensor, "tokens"] | None
-
-
-@contextmanager
-def _by_bias(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
-    """The bias of the experts at `-inf`, and afterwards the bits that it had."""
-    removed = REMOVED.setdefault(block.router, {})
-    with torch.no_grad():
-        for expert in experts:
-            bits = _bias(block)[expert].clone()
-            _bias(block)[expert] = float("-inf")
-            removed.setdefault(expert, RemovedBias(bits=bits)).n_open += 1
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for expert in experts:
-                removed[expert].n_open -= 1
-                if not removed[expert].n_open:
-                    _bias(block)[expert].copy_(removed.pop(expert).bits)
-
-
-@contextmanager
-def _by_hook(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
-    """The logits of the experts at `-inf`, and the choice made anew.
-
-    Logits are handed on as they were changed, so that hooks of this kind add up in any order.
-    """
-
-    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
-        out = torch.zeros(block.n_experts, dtype=torch.bool, device=logits.device)
-        out[list(experts)] = True
-        left = logits.masked_fill(out, float("-inf"))
-        return left, choose(block, left, hidden_dtype=own.expert_weights.dtype)
-
-    with _router_hook(block, Edit(name="reroute", removed=experts), edit):
-        yield
-
-
-@contextmanager
-def _replayed(block: RoutedBlock, recorded: Recorded) -> Iterator[None]:
-    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
-        rows = _rows_in_pass(block, recorded, n_tokens=len(logits)).to(logits.device)
-        indices = recorded.expert_indices.to(own.expert_indices)
-        order = _order(block, indices, own=own.expert_indices[rows])
-        indices = indices.gather(-1, order)
-        if recorded.expert_weights is None:
-            weights = _weights_now(block, logits[rows], indices, own.expert_weights.dtype)
-        else:
-            weights = recorded.expert_weights.to(own.expert_weights).gather(-1, order)
-        return logits, Choice(
-            own.expert_weights.index_copy(0, rows, weights),
-            own.expert_indices.index_copy(0, rows, indices),
-        )
-
-    with _router_hook(block, Edit(name="replay_routing"), edit):
-        yield
-
-
-@contextmanager
-def _router_hook(
-    block: RoutedBlock, mark: Edit, edit: Callable[[Tensor, Choice], tuple[Tensor, Choice]]
-) -> Iterator[None]:
-    """Change what the router returns, before anyone else sees it.
-
-    Raises:
-        ModelError: In a pass, at the block, if the router was not called: nothing was changed then.
-    """
-    was_called = False
-
-    def before(*_: Any) -> None:
-        nonlocal was_called
-        was_called = False
-
-    def on_router(_: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Tensor, ...]:
-        nonlocal was_called
-        was_called = True
-        logits, weights, indices = router_output(block.layer, output)
-        edited, choice = edit(logits, Choice(weights, indices))
-        return edited, choice.expert_weights, choice.expert_indices
-
-    def after(*_: Any) -> None:
-        if not was_called:
-            raise ModelError(
-                f"{mark.name} had no effect on layer {block.layer}: a fused kernel ran the experts "
-                "and never called their router; load the model without that kernel"
-            )
-
-    setattr(on_router, EDITS, mark)
-    handles = (
-        block.moe.register_forward_pre_hook(before),
-        block.router.register_forward_hook(on_router, prepend=True),
-        block.moe.register_forward_hook(after),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _weights_now(
-    block: RoutedBlock,
-    logits: Float[Tensor, "tokens experts"],
-    indices: Int[Tensor, "tokens top_k"],
-    dtype: torch.dtype,
-) -> Float[Tensor, "tokens top_k"]:
-    if logits.gather(-1, indices).isneginf().any():
-        raise ModelError(
-            f"expert_indices of layer {block.layer} holds an expert whose logit is -inf, so that "
-            "the model gives it no weight; give expert_weights"
-        )
-    return weights_at(block, logits, indices, hidden_dtype=dtype)
-
-
-def _order(
-    block: RoutedBlock, indices: Int[Tensor, "tokens top_k"], *, own: Int[Tensor, "tokens top_k"]
-) -> Int[Tensor, "tokens top_k"]:
-    """Which slot to run when: as recorded, which is by weight, as most routers have it.
-
-    Those that do not rank by weight have an order of their own. It decides how sums are rounded, so
-    it is followed where the router chose the same experts.
-    """
-    as_recorded = torch.arange(own.shape[-1], device=own.device).expand_as(own)
-    spec = block.spec
-    if not (spec.correction_bias or spec.group_score or spec.scoring == "sparsemixer"):
-        return as_recorded
-    as_own = indices.argsort(-1).gather(-1, own.argsort(-1).argsort(-1))
-    is_same = (indices.gather(-1, as_own) == own).all(-1)
-    return torch.where(rearrange(is_same, "tokens -> tokens 1"), as_own, as_recorded)
-
-
-def _rows_in_pass(block: RoutedBlock, recorded: Recorded, *, n_tokens: int) -> Int[Tensor, "rows"]:
-    n_recorded, rows = len(recorded.expert_indices), recorded.rows
-    if rows is None and n_tokens != n_recorded:
-        raise ModelError(
-            f"layer {block.layer} routes {n_tokens} tokens in this pass, padding included, but "
-            f"expert_indices holds {n_recorded}; pass the tokens that were recorded, or give rows"
-        )
-    if rows is not None and rows.max() >= n_tokens:
-        raise ModelError(
-            f"rows holds {int(rows.max())}, but layer {block.layer} routes only {n_tokens} tokens "
-            f"in this pass (0 to {n_tokens - 1})"
-        )
-    return torch.arange(n_tokens) if rows is None else rows
-
-
-def _refuse_edited(block: RoutedBlock, *names: str) -> None:
-    found = {edit.name for edit in block.edits}
-    if REMOVED.get(block.router):
-        found.add("reroute")
-    if both := sorted(found.intersection(names)):
-        raise InputError(
-            f"layer {block.layer} is under {both[0]} already, which would decide its routing as "
-            "well; close that first, or leave the layer out"
-        )
-
-
-def _has_bias(block: RoutedBlock) -> bool:
-    """Whether the router has a bias that can be changed: one that is offloaded cannot."""
-    return bool(block.spec.bias) and not attribute(block.router, block.spec.bias).is_meta
-
-
-def _bias(block: RoutedBlock) -> Tensor:
-    assert block.bias is not None
-    return block.bias
 
 
 def _tensor(array: Array | None) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, SITES
 from interp.hooks.blocks import RoutedBlock
-from interp.hooks.check import check_fired, check_values
+from interp.hooks.check import check_fired, check_values, is_unchecked
 from interp.hooks.nnsight_cache import (
     Kept,
     fired,
@@ -177,7 +177,7 @@ class TraceTap:
         }
         if not self.is_checked:
             self.compared_layers = check_values(blocks, observed, streams)
-            self.is_checked = True
+            self.is_checked = not any(map(is_unchecked, observed.values()))
         return pass_records(blocks, self.sites, observed=observed, resid=streams, rows=tokens)
 
     def _observed(self, block: RoutedBlock, kept: Kept) -> Observed:

@@ -11,7 +11,7 @@ from interp.cache.errors import InputError, ModelError
 from interp.cache.records import RESID_SITES
 from interp.hooks.blocks import RoutedBlock
 from interp.hooks.expert_norms import given_choice
-from interp.hooks.pass_records import Observed, recompute
+from interp.hooks.pass_records import Observed, is_varied, recompute
 from interp.hooks.routing import Choice, router_output
 
 SIDES = {"resid_pre": "input", "resid_mid": "input", "resid_post": "output"}
@@ -107,7 +107,10 @@ def routing(block: RoutedBlock, kept: Kept, *, compare: bool, has_weights: bool)
         ModelError: If routing was not kept and cannot be recomputed without weights.
     """
     hidden, layer = _flat(kept.once(block.moe, "input")), block.layer
-    seen = Observed(is_router_called=bool(kept.times(block.router, "output")))
+    seen = Observed(
+        is_router_called=bool(kept.times(block.router, "output")),
+        is_input_varied=not compare or is_varied(hidden),
+    )
     if seen.is_router_called:
         logits, weights, indices = router_output(layer, kept.once(block.router, "output"))
         seen.logits, seen.choice = logits, Choice(weights, indices)
@@ -119,7 +122,7 @@ def routing(block: RoutedBlock, kept: Kept, *, compare: bool, has_weights: bool)
     if not has_weights:
         _check_complete(layer, seen)
     elif compare or not seen.is_router_called:
-        _recompute(block, seen, hidden)
+        _recompute(block, seen, hidden, is_first=compare)
     return seen
 
 
@@ -127,16 +130,28 @@ def _resid_module(block: RoutedBlock, site: str) -> nn.Module:
     return block.resid_mid if site == "resid_mid" else block.decoder
 
 
-def _recompute(block: RoutedBlock, seen: Observed, hidden: Float[Tensor, "tokens d_model"]) -> None:
+def _recompute(
+    block: RoutedBlock,
+    seen: Observed,
+    hidden: Float[Tensor, "tokens d_model"],
+    *,
+    is_first: bool,
+) -> None:
     """As with a tap, but on the router's own device, for equal rounding."""
-    own = Observed()
-    recompute(block, own, hidden.to(block.weight.device))
-    assert own.recomputed_logits is not None and own.recomputed is not None
+    own = Observed(is_router_called=seen.is_router_called)
+    recompute(block, own, hidden.to(block.weight.device), is_first=is_first)
+    assert own.recomputed_logits is not None
+    assert own.recomputed is not None
     seen.recomputed_logits = own.recomputed_logits.cpu()
-    chosen = own.recomputed
-    seen.recomputed = Choice(chosen.expert_weights.cpu(), chosen.expert_indices.cpu())
+    seen.recomputed = _on_cpu(own.recomputed)
+    if own.asked is not None:
+        seen.asked = own.asked[0].cpu(), _on_cpu(own.asked[1])
     seen.logits = seen.recomputed_logits if seen.logits is None else seen.logits
     seen.choice = seen.choice or seen.recomputed
+
+
+def _on_cpu(choice: Choice) -> Choice:
+    return Choice(choice.expert_weights.cpu(), choice.expert_indices.cpu())
 
 
 def _check_rows(layer: int, seen: Observed, *, n_rows: int) -> None:

@@ -44,6 +44,10 @@ TOKEN_FIELDS = (
 """The fields of `PassRecords` with one row per token."""
 
 
+VARIED = 1e-2
+"""Tokens differ if their states do by this share of the largest; bfloat16 rounds to 4e-3."""
+
+
 @dataclass(kw_only=True)
 class Observed:
     """What was seen of one routed layer while a pass was running; rows are all of `(batch pos)`."""
@@ -61,31 +65,40 @@ class Observed:
     recomputed: Choice | None = None
     asked: tuple[Float[Tensor, "tokens experts"], Choice] | None = None
     """What a router that the model did not call says of the same input when it is asked."""
+    is_input_varied: bool = True
+    """Whether what the routed block received differs between tokens."""
     norms: Float[Tensor, "tokens top_k"] | None = None
     """Norms of the experts' outputs, in the order of `choice`."""
 
 
-def recompute(block: RoutedBlock, seen: Observed, hidden: Float[Tensor, "tokens d_model"]) -> None:
-    """Logits and choice from what the routed block received: to compare, or where none was seen."""
+def is_varied(hidden: Float[Tensor, "tokens d_model"]) -> bool:
+    """Whether the tokens of a pass differ by more than rounding, so that logits must as well."""
+    distance = (hidden - hidden[:1]).abs().max()
+    return bool(distance > VARIED * hidden.abs().max())
+
+
+def recompute(
+    block: RoutedBlock,
+    seen: Observed,
+    hidden: Float[Tensor, "tokens d_model"],
+    *,
+    is_first: bool = True,
+) -> None:
+    """Logits and choice from what the routed block received: to compare, or where none was seen.
+
+    In the first pass, a router that the model did not call is asked as well, past its hooks:
+    families that are built alike may choose by different rules, and under a fused kernel nothing
+    else tells them apart.
+    """
     with torch.no_grad():
         logits = router_logits(block, hidden)
         chosen = choose(block, logits, hidden_dtype=hidden.dtype)
+        if is_first and not seen.is_router_called:
+            said, weights, indices = router_output(block.layer, block.router.forward(hidden))
+            seen.asked = said, Choice(weights, indices)
     seen.recomputed_logits, seen.recomputed = logits, chosen
     seen.logits = logits if seen.logits is None else seen.logits
     seen.choice = seen.choice or chosen
-
-
-def ask_router(
-    block: RoutedBlock, hidden: Float[Tensor, "tokens d_model"]
-) -> tuple[Float[Tensor, "tokens experts"], Choice]:
-    """Logits and choice of the router itself, called past its hooks.
-
-    Families that are built alike may choose by different rules; under a fused kernel nothing else
-    tells them apart.
-    """
-    with torch.no_grad():
-        logits, weights, indices = router_output(block.layer, block.router.forward(hidden))
-    return logits, Choice(weights, indices)
 
 
 def pass_records(

@@ -127,8 +127,11 @@ def selection_margin(
     """How far the last chosen expert is ahead of the first one left out; 0 is an exact tie.
 
     In the unit of `choice_scores`: nats where experts are ranked by logits, else a score from 0
-    to 1. A difference in rounding larger than this changes the experts.
+    to 1. A difference in rounding larger than this changes the experts. Infinite where none is
+    left out.
     """
+    if block.top_k == block.n_experts:
+        return torch.full(logits.shape[:1], torch.inf, device=logits.device)
     best = torch.topk(choice_scores(block, logits).float(), block.top_k + 1, dim=-1).values
     return best[:, -2] - best[:, -1]
 

@@ -1,24 +1,19 @@
 """The self-check: one batch with and without taps, and everything that can be compared."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.cache.errors import ModelError
+from interp.hooks.agreement import compare_batched, compare_decoding
 from interp.hooks.batches import padded, run_batch
 from interp.hooks.blocks import RoutedBlock, routed_blocks
 from interp.hooks.check import LOGIT_TOLERANCE
-from interp.hooks.generation import generate, routing_agreement
 from interp.hooks.render import RenderedPrompt
 from interp.hooks.settings import CaptureSettings
 from interp.hooks.tap import RoutingTap
-
-LEAST_AGREEMENT = {"float32": 0.99, "less": 0.5}
-"""Share of tokens and layers with the same experts, while decoding and in one pass; ours. Below
-float32, rounding changes up to a fifth of the sets in deep layers; a shift by one token, most."""
 
 
 def self_check(
@@ -32,13 +27,15 @@ def self_check(
 
     The checks of the tap come first: every site fired once per layer, shapes, no NaN, the family's
     rule gives what the router returned. Then: the taps left the output as it was, and the logits
-    are those that transformers reports, where it does. Where prompts are to be answered, decoding
-    and one teacher-forced pass route alike.
+    are those that transformers reports, where it does. Prompts of several lengths route alike in
+    one batch and alone. Where prompts are to be answered, decoding and one teacher-forced pass
+    route alike.
 
     Returns:
         Plain values: sites, layers, the layers compared with the model's own router and with
-        `output_router_logits`, whether the output was unchanged, the path that ran the experts,
-        and the agreement of decoding where there was any.
+        `output_router_logits`, whether the output was unchanged, the agreement of the batch with
+        each prompt alone, the path that ran the experts, and the agreement of decoding where there
+        was any.
 
     Raises:
         ModelError: If a check fails; names the layer and the site.
@@ -53,10 +50,11 @@ def self_check(
         "layers_compared_with_router": list(tap.compared_layers),
         "layers_compared_with_output_router_logits": _compare_reported(model, batch, settings),
         "output": _compare_outputs(model, batch, bare, tapped),
+        "batched": compare_batched(model, batch, settings=settings),
         "experts_path": experts_path(tap.blocks, tap.compared_layers),
     }
     if settings.generation is not None:
-        checked["decoding"] = _compare_decoding(model, tokenizer, batch, settings)
+        checked["decoding"] = compare_decoding(model, tokenizer, batch, settings=settings)
     return checked
 
 
@@ -76,26 +74,41 @@ def _path(block: RoutedBlock, is_router_called: bool) -> str:
     return f"{name}, experts {block.experts_implementation}"
 
 
-def _output(model: Any, batch: Sequence[RenderedPrompt]) -> Tensor:
-    with torch.inference_mode():
-        output = model(**padded(batch, model), use_cache=False, logits_to_keep=1)
-    logits: Tensor = output.logits
-    return logits
+def _output(model: Any, batch: Sequence[RenderedPrompt]) -> tuple[Tensor, Tensor]:
+    """States of all rows behind the last layer, and logits of the last row of each prompt."""
+    states: list[Tensor] = []
+    handle = model.base_model.register_forward_hook(
+        lambda module, args, output: states.append(output.last_hidden_state)
+    )
+    try:
+        with torch.inference_mode():
+            output = model(**padded(batch, model), use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    return states[0], output.logits
 
 
 def _compare_outputs(
-    model: Any, batch: Sequence[RenderedPrompt], bare: Tensor, tapped: Tensor
+    model: Any,
+    batch: Sequence[RenderedPrompt],
+    bare: tuple[Tensor, Tensor],
+    tapped: tuple[Tensor, Tensor],
 ) -> str:
     """The taps changed no bit; on a device that does not repeat itself, nothing can be said."""
-    if torch.equal(bare, tapped):
+    if _is_same(bare, tapped):
         return "bit-identical with and without taps"
-    if not torch.equal(bare, _output(model, batch)):
+    if not _is_same(bare, _output(model, batch)):
         return "not compared: without taps, too, two passes differ"
-    difference = (bare.float() - tapped.float()).abs().max()
+    pairs = zip(bare, tapped, strict=True)
+    difference = max((one.float() - two.float()).abs().max() for one, two in pairs)
     raise ModelError(
         f"the taps change the model's output by up to {difference:.3g}; leave out "
         "expert_output_norms, which needs to know how the experts are summed"
     )
+
+
+def _is_same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 def _compare_reported(
@@ -138,33 +151,3 @@ def _reported(model: Any, batch: Sequence[RenderedPrompt]) -> list[Tensor] | Non
         return None  # as under fused kernels, where transformers counts on its router
     reported = getattr(output, "router_logits", None)
     return list(reported) if reported else None
-
-
-def _compare_decoding(
-    model: Any, tokenizer: Any, batch: Sequence[RenderedPrompt], settings: CaptureSettings
-) -> Mapping[str, Any]:
-    """Agreement of decoding with one pass over the same tokens, of the prompt that agrees least."""
-    assert settings.generation is not None
-    with RoutingTap(model, layers=settings.layers, sites=settings.sites) as tap:
-        answered = generate(
-            model,
-            tokenizer,
-            tap,
-            batch,
-            settings=settings.generation,
-            positions=settings.positions,
-        )
-        forced = run_batch(model, tap, [whole for whole, _ in answered], settings.positions)
-    agreements = [
-        routing_agreement(decoded, again)
-        for (_, decoded), again in zip(answered, forced, strict=True)
-    ]
-    least = min(agreements, key=lambda each: each.same_experts)
-    expected = LEAST_AGREEMENT["float32" if model.dtype == torch.float32 else "less"]
-    if least.same_experts < expected:
-        raise ModelError(
-            f"decoding and one pass over the same tokens choose the same experts in only "
-            f"{least.same_experts:.1%} of {least.n_choices} cases, expected {expected:.0%}; "
-            "generation is not recorded rightly with this model"
-        )
-    return asdict(least)

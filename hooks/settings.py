@@ -38,6 +38,8 @@ class GenerationSettings:
             raise InputError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}, expected 0 to 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,17 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, cast
 
-import torch
 from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp.cache.errors import InputError, ModelError
 from interp.cache.records import RESID_SITES, SITES
+from interp.hooks.attach import Arguments, after, before, refuse_compiled
 from interp.hooks.blocks import RoutedBlock, routed_blocks
-from interp.hooks.check import check_fired, check_values
-from interp.hooks.expert_norms import NormsRecorder, given_choice
-from interp.hooks.pass_records import Observed, PassRecords, ask_router, pass_records, recompute
+from interp.hooks.check import check_fired, check_values, is_unchecked
+from interp.hooks.expert_norms import given_choice, record_norms
+from interp.hooks.pass_records import Observed, PassRecords, is_varied, pass_records, recompute
 from interp.hooks.routing import Choice, router_output
 
 
@@ -37,7 +37,7 @@ class RoutingTap:
         layers: Numbers of the layers to record; all routed layers if None.
 
     Raises:
-        InputError: If the model has no router, or a site or layer is not known.
+        InputError: If the model has no router or was compiled, or a site or layer is not known.
         ModelError: From `take`, if the first pass fails a check; it names the layer and the site.
 
     Example:
@@ -63,8 +63,7 @@ class RoutingTap:
         self.compared_layers: tuple[int, ...] = ()
         self._token_rows: Tensor | None = None
         self._resid_rows: Tensor | None = None
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._recorders: list[NormsRecorder] = []
+        self._undo: list[Callable[[], None]] = []
         self._forget()
 
     def select(
@@ -82,7 +81,7 @@ class RoutingTap:
         self._token_rows, self._resid_rows = tokens, resid
 
     def __enter__(self) -> "RoutingTap":
-        if self._handles:
+        if self._undo:
             raise ModelError("this tap is open already; make another one to nest them")
         self._forget()
         try:
@@ -115,7 +114,7 @@ class RoutingTap:
             check_fired(self.blocks, self.sites, self._fired)
             if not self.is_checked:
                 self.compared_layers = check_values(self.blocks, self._observed, self._resid)
-                self.is_checked = not any(_is_unchecked(seen) for seen in self._observed.values())
+                self.is_checked = not any(map(is_unchecked, self._observed.values()))
             return pass_records(
                 self.blocks,
                 self.sites,
@@ -127,12 +126,9 @@ class RoutingTap:
             self._forget()
 
     def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for recorder in self._recorders:
-            recorder.undo()
-        self._recorders.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
 
     def _forget(self) -> None:
         self._n_passes = 0
@@ -144,14 +140,14 @@ class RoutingTap:
         self._resid: dict[tuple[str, int], Tensor] = {}
         self._fired: Counter[tuple[str, int]] = Counter()
 
-    def _end(self, *_: Any) -> None:
+    def _end(self, _: Any) -> None:
         self._n_passes += 1
 
     def _register(self) -> None:
-        self._handles.append(self._model.register_forward_pre_hook(self._start))
+        self._before(self._model, self._start)
         for block in self.blocks:
             self._register_block(block)
-        self._handles.append(self._model.register_forward_hook(self._end))
+        self._after(self._model, self._end)
 
     def _register_block(self, block: RoutedBlock) -> None:
         layer = block.layer
@@ -161,85 +157,83 @@ class RoutingTap:
             self._before(block.experts, self._on_experts(layer))
             self._after(block.moe, self._on_moe_output(block))
         if "expert_output_norms" in self.sites:
-            self._recorders.append(NormsRecorder(block, self._keep_norms))
+            self._undo.append(record_norms(block, self._keep_norms))
         for site, module in (("resid_pre", block.decoder), ("resid_mid", block.resid_mid)):
             if site in self.sites:
                 self._before(module, self._on_resid_input(site, layer))
         if "resid_post" in self.sites:
             self._after(block.decoder, self._on_resid_output(layer))
 
-    def _before(self, module: nn.Module, hook: Callable[..., None]) -> None:
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    def _before(self, module: nn.Module, read: Arguments) -> None:
+        self._undo.append(before(module, read).remove)
 
-    def _after(self, module: nn.Module, hook: Callable[..., None]) -> None:
-        self._handles.append(module.register_forward_hook(hook))
+    def _after(self, module: nn.Module, read: Callable[[Any], None]) -> None:
+        self._undo.append(after(module, read).remove)
 
-    def _on_moe_input(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_moe_input(self, layer: int) -> Arguments:
+        def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._observed[layer].hidden = _flat(_hidden_states(args, kwargs))
 
-        return hook
+        return read
 
-    def _on_router(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _on_router(self, layer: int) -> Callable[[Any], None]:
+        def read(output: Any) -> None:
             logits, weights, indices = router_output(layer, output)
             observed = self._observed[layer]
             observed.is_router_called = True
             if not self.is_checked or "router_logits" in self.sites:
                 observed.logits = logits.detach().clone()
-            observed.choice = Choice(weights.detach().clone(), indices.detach().clone())
+            observed.choice = _copied(weights, indices)
 
-        return hook
+        return read
 
-    def _on_experts(self, layer: int) -> Callable[..., None]:
+    def _on_experts(self, layer: int) -> Arguments:
         """What the experts are given is what counts, also where somebody changed it on the way."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             others = {name: each for name, each in kwargs.items() if name != "hidden_states"}
             given = given_choice(args[1:], others)
-            self._observed[layer].choice = Choice(
-                given.expert_weights.clone(), given.expert_indices.clone()
-            )
+            self._observed[layer].choice = _copied(given.expert_weights, given.expert_indices)
 
-        return hook
+        return read
 
-    def _on_moe_output(self, block: RoutedBlock) -> Callable[..., None]:
+    def _on_moe_output(self, block: RoutedBlock) -> Callable[[Any], None]:
         """Where router or experts were not seen, or are to be checked, recompute their part.
 
         A router under an intervention returns what its rule does not give, so it is not checked.
         """
 
-        def hook(*_: Any) -> None:
+        def read(_: Any) -> None:
             observed = self._observed[block.layer]
             hidden, observed.hidden = observed.hidden, None
             if hidden is None:
                 return
+            if not self.is_checked:
+                observed.is_input_varied = is_varied(hidden)
             is_trusted = self.is_checked or block.is_edited
             if not (is_trusted and observed.is_router_called):
-                recompute(block, observed, hidden)
-            if not (is_trusted or observed.is_router_called):
-                observed.asked = ask_router(block, hidden)
+                recompute(block, observed, hidden, is_first=not is_trusted)
             for site in set(self.sites) - set(RESID_SITES) - {"expert_output_norms"}:
                 self._fired[site, block.layer] += 1
 
-        return hook
+        return read
 
     def _keep_norms(self, layer: int, norms: Tensor) -> None:
         self._observed[layer].norms = norms
         self._fired["expert_output_norms", layer] += 1
 
-    def _on_resid_input(self, site: str, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_resid_input(self, site: str, layer: int) -> Arguments:
+        def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._keep_resid(site, layer, _hidden_states(args, kwargs))
 
-        return hook
+        return read
 
-    def _on_resid_output(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def _on_resid_output(self, layer: int) -> Callable[[Any], None]:
+        def read(output: Tensor | tuple[Tensor, ...]) -> None:
             hidden = output if isinstance(output, Tensor) else output[0]
             self._keep_resid("resid_post", layer, hidden.detach())
 
-        return hook
+        return read
 
     def _keep_resid(self, site: str, layer: int, hidden: Tensor) -> None:
         rows = _flat(hidden)
@@ -265,8 +259,10 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
     """The routed layers with these numbers, rising; all of them if `layers` is None.
 
     Raises:
-        InputError: If the model has no router, or a number is not that of a routed layer.
+        InputError: If the model has no router or was compiled, or a number is not that of a routed
+            layer.
     """
+    refuse_compiled(model)
     blocks = {block.layer: block for block in routed_blocks(model)}
     if layers is None:
         return tuple(blocks.values())
@@ -278,9 +274,8 @@ def chosen_blocks(model: nn.Module, layers: Sequence[int] | None) -> tuple[Route
     return tuple(blocks[layer] for layer in sorted(set(layers)))
 
 
-def _is_unchecked(seen: Observed) -> bool:
-    """Whether an intervention on the router kept its rule from being compared in this pass."""
-    return seen.is_router_called and seen.recomputed is None
+def _copied(weights: Tensor, indices: Tensor) -> Choice:
+    return Choice(weights.detach().clone(), indices.detach().clone())
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from einops import rearrange
@@ -11,8 +11,8 @@ from torch import Tensor
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES
 from interp.hooks.blocks import RoutedBlock
-from interp.hooks.expert_norms import NormsRecorder
-from interp.hooks.pass_records import Observed, recompute
+from interp.hooks.expert_norms import record_norms
+from interp.hooks.pass_records import Observed, is_varied, recompute
 from interp.hooks.routing import Choice
 
 ROUTERS = ("router", "gate")
@@ -55,15 +55,11 @@ class BridgePass:
     @contextmanager
     def norms(self) -> Iterator[None]:
         """Record the norms of the experts' outputs, if they are asked for."""
-        recorders: list[NormsRecorder] = []
-        try:
+        with ExitStack() as stack:
             if "expert_output_norms" in self._sites:
                 for block in self._blocks:
-                    recorders.append(NormsRecorder(block, self._keep_norms))
+                    stack.callback(record_norms(block, self._keep_norms))
             yield
-        finally:
-            for recorder in recorders:
-                recorder.undo()
 
     def _of_routing(self, block: RoutedBlock, names: frozenset[str]) -> list[tuple[str, Hook]]:
         observed, moe = self.observed[block.layer], f"blocks.{block.layer}.mlp"
@@ -102,6 +98,7 @@ class BridgePass:
             observed = self.observed[block.layer]
             hidden, observed.hidden = observed.hidden, None
             assert hidden is not None
+            observed.is_input_varied = is_varied(hidden)
             if not (block.is_edited and observed.is_router_called):
                 recompute(block, observed, hidden)
             for site in set(self._sites) - set(RESID_SITES) - {"expert_output_norms"}:

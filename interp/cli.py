@@ -68,6 +68,7 @@ def capture(
     layers: Annotated[list[int] | None, Several] = None,
     positions: str = "last_content",
     batch_tokens: int = 4096,
+    part_mb: float = 512.0,
     dtype: str = "auto",
     condition: str | None = None,
     limit: int | None = None,
@@ -75,9 +76,12 @@ def capture(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
     """Run prompts through a model and store its routing and residual streams.
+
+    The same command again goes on where an earlier one was stopped.
 
     Args:
         model: toy, a hub name such as openai/gpt-oss-20b, or a directory.
@@ -88,6 +92,7 @@ def capture(
         layers: Numbers of the layers to record; all if not given.
         positions: Tokens whose residuals are kept: all, last_content or every:n.
         batch_tokens: Tokens per forward pass, padding included.
+        part_mb: Most MB of a part; what is in no part yet is done again after a stop.
         dtype: auto for the checkpoint's own, or a name such as float32.
         condition: benchmark or organic, for prompts that name none.
         limit: At most so many items of each suite or file, each with all of its variants.
@@ -96,9 +101,13 @@ def capture(
         temperature: Of the answers; 0 takes the most likely token each time.
         top_p: Answers are sampled among the most likely tokens that together have this probability.
         seed: Of the sampling.
+        dry_run: Say how large the store will be, from the tokenizer and the config alone.
     """
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
+    check_sampling(max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if not part_mb > 0:
+        raise InputError(f"--part-mb is {part_mb:g}, expected more than 0")
     from interp.cache.reader import open_store
     from interp.prompts.loading import load_several
 
@@ -121,8 +130,12 @@ def capture(
         batch_tokens=batch_tokens,
         generation=generation,
     )
-    was_captured = run_capture(load(model, dtype=dtype), chosen, out, settings=settings)
-    check = open_store(out).provenance["self_check"]
+    if dry_run:
+        say(dry(model, chosen, out, settings=settings, dtype=dtype, part_mb=part_mb), json)
+        return
+    loaded = load(model, dtype=dtype)
+    was_captured = run_capture(loaded, chosen, out, settings=settings, part_mb=part_mb)
+    check = open_store(out).manifest["self_check"]
     facts = {"store": str(out), "prompts": len(chosen), "captured": was_captured}
     compared = f"{len(check['layers_compared_with_router'])} of {len(check['layers'])}"
     say(facts | {"layers_compared_with_router": compared}, json)
@@ -141,6 +154,20 @@ def fingerprinting(files: list[Path], /, *, out: Path, json: Json = False) -> No
 
     store = import_fingerprinting(files, out)
     say({"store": str(out), "prompts": len(store.prompts), "tokens": store.n_tokens}, json)
+
+
+@app.command
+def verify(store: Path, /, *, json: Json = False) -> None:
+    """Read all of a store and compare it with its digests and its format; exit code 3 at a fault.
+
+    Args:
+        store: The store, such as run.moe.
+    """
+    from dataclasses import asdict
+
+    from interp.cache.verify import verify as verify_store
+
+    say({"store": str(store)} | asdict(verify_store(store)) | {"result": "sound"}, json)
 
 
 @app.command
@@ -244,6 +271,27 @@ def doctor(
         raise ModelError(found["result"])
 
 
+def dry(
+    model: str, prompts: Any, out: Path, *, settings: Any, dtype: str, part_mb: float
+) -> dict[str, Any]:
+    """What a capture would write, and how much room there is."""
+    from interp.hooks.plan import capture_plan, skeleton
+    from interp.organisms import model_path
+
+    quiet_transformers()
+    modules, tokenizer = skeleton(model_path(model), dtype=dtype)
+    plan = capture_plan(modules, tokenizer, prompts, out, settings=settings, part_mb=part_mb)
+    per_token = {name: f"{n:.1f} bytes per token" for name, n in plan.bytes_per_token.items()}
+    return {
+        "prompts": plan.store.n_prompts,
+        "tokens": plan.store.n_tokens,
+        "parts": plan.store.n_parts,
+        "sites": per_token,
+        "bytes": plan.store.n_bytes,
+        "free_bytes": plan.free_bytes,
+    }
+
+
 def load(model: str, *, dtype: str) -> Any:
     """The model by its name or directory, without the notices of transformers."""
     from interp.organisms import load_model
@@ -280,6 +328,23 @@ def check_number(name: str, value: int | None, *, least: int) -> None:
     """Refuse a number below `least` before any work is done."""
     if value is not None and value < least:
         raise InputError(f"--{name} is {value}, expected {least} or more")
+
+
+def check_sampling(
+    max_new_tokens: int | None, *, temperature: float, top_p: float, seed: int
+) -> None:
+    """Refuse options of sampling where nothing is sampled, which would do nothing."""
+    given = {"temperature": temperature != 0, "top-p": top_p != 1, "seed": seed != 0}
+    idle = [f"--{name}" for name, is_given in given.items() if is_given]
+    if max_new_tokens is None and idle:
+        raise InputError(
+            f"{', '.join(idle)} is for answers, and there are none; add --max-new-tokens"
+        )
+    if temperature == 0 and idle:
+        raise InputError(
+            f"{', '.join(idle)} is for sampled answers, and at temperature 0 none is sampled; add "
+            "--temperature, such as 1"
+        )
 
 
 def say(facts: dict[str, Any], as_json: bool) -> None:
@@ -320,7 +385,7 @@ def main(arguments: list[str] | None = None) -> None:
         sentence = f"{error.filename} cannot be read or written ({error.strerror})"
         fail(f"{sentence}; check its folder, permissions and the space left", InputError.exit_code)
     except KeyboardInterrupt:
-        fail("stopped; a store that was not finished says so and cannot be read: delete it", 130)
+        fail("stopped; the same command again goes on where the last part of a store ended", 130)
 
 
 def usage_sentence(error: CycloptsError) -> str:

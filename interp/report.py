@@ -9,8 +9,8 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from interp import __version__
+from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
-from interp.cache.manifest import write_whole
 from interp.cache.reader import Store
 from interp.report_sections import (
     divergence_section,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
-from interp.cache.manifest import write_whole
 
 DIVERGENCE_COLUMNS = (
     "layer",

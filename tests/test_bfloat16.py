@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from interp.cache.bfloat16 import create_bfloat16, is_bfloat16, read_bits, widen
+from interp.cache.bfloat16 import is_bfloat16, read_bits, widen
+from interp.cache.growing import GrowingDataset
 
 EVERY_PATTERN = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
 """All values there are: zeros, subnormals, infinities and every NaN payload among them."""
@@ -21,11 +22,16 @@ def part() -> Iterator[h5py.File]:
 
 
 def store(part: h5py.File, bits: np.ndarray) -> h5py.Dataset:
-    create_list = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    if bits.size:
-        create_list.set_chunk((16, bits.shape[1]))
-        create_list.set_fletcher32()
-    create_bfloat16(part, "values", bits, create_list=create_list)
+    growing = GrowingDataset(
+        part,
+        "values",
+        dtype=bits.dtype,
+        row_shape=bits.shape[1:],
+        chunk_rows=16,
+        bfloat16=True,
+    )
+    growing.append(bits)
+    growing.finish()
     return part["values"]
 
 

@@ -165,7 +165,7 @@ def test_a_missing_argument_is_named(
 def test_an_unknown_command_is_answered_with_the_known_ones(interp: Command) -> None:
     sentence = refusal(interp, "frobnicate")
     assert '"frobnicate"' in sentence
-    assert "capture, info, analyze, report, doctor" in sentence
+    assert "capture, verify, info, analyze, report, doctor" in sentence
 
 
 def test_an_unknown_option_is_answered_with_the_likely_one(interp: Command) -> None:
@@ -363,8 +363,9 @@ def cut_off(store: Path) -> None:
 
 def flip_a_bit(store: Path) -> None:
     part = store / "part-00000.h5"
+    index = json.loads((store / "part-00000.index.json").read_text())
     content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[index["datasets"]["prompts/source"]["offset"][0]] ^= 1
     part.write_bytes(content)
 
 

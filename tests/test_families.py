@@ -17,7 +17,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, batched_mm_expe
 from interp.cache.errors import InputError, ModelError
 from interp.cache.records import RESID_SITES, ROUTER_SITES, SITES
 from interp.hooks.blocks import RoutedBlock, attribute, routed_blocks
-from interp.hooks.pass_records import PassRecords
+from interp.hooks.pass_records import TOKEN_FIELDS, PassRecords
 from interp.hooks.spec import SPECS, UNSUPPORTED, ModelSpec
 from interp.hooks.spec_table import families_table, unsupported_table
 from interp.hooks.tap import RoutingTap
@@ -197,6 +197,30 @@ def test_a_registered_sum_of_unknown_order_is_bit_identical_without_norms(
     assert torch.equal(output, bare)
     if dtype == torch.float32:
         torch.testing.assert_close(with_norms, bare, rtol=1e-5, atol=1e-5)
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(token_ids()).logits.square().mean().backward()
+    return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+def test_gradients_are_those_without_a_tap(family: str, implementation: str) -> None:
+    model: Any = tiny_family(family)
+    model.set_experts_implementation(implementation)
+    bare = gradients(model)
+    with RoutingTap(model) as tap:
+        tapped = gradients(model)
+    assert bare.keys() == tapped.keys()
+    for name, expected in bare.items():
+        assert expected.abs().max() > 0
+        limit = TOLERANCE * float(expected.abs().max())
+        torch.testing.assert_close(tapped[name], expected, rtol=0, atol=limit, msg=name)
+    records = tap.take()
+    kept = [getattr(records, name) for name in TOKEN_FIELDS] + list(records.resid.values())
+    assert not any(each.requires_grad for each in kept)
 
 
 @EVERY_FAMILY

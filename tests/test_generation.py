@@ -1,5 +1,6 @@
 """Generation: what is recorded while decoding is what one pass over the same tokens gives."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from interp.cache.errors import InputError, ModelError
 from interp.cache.reader import open_store
 from interp.cache.records import SEGMENTS, SITES, Message, Prompt, PromptActivations
-from interp.hooks import self_check
+from interp.hooks import agreement, generation
+from interp.hooks.agreement import compare_decoding, routing_agreement
+from interp.hooks.answers import decoded_text, with_answer
 from interp.hooks.batches import run_batch
 from interp.hooks.capture import capture
-from interp.hooks.generation import decoded_text, generate, routing_agreement, with_answer
+from interp.hooks.generation import generate
 from interp.hooks.load import LoadedModel, load_model
 from interp.hooks.render import RenderedPrompt, render_prompt
+from interp.hooks.self_check import self_check
 from interp.hooks.settings import CaptureSettings, GenerationSettings
 from interp.hooks.tap import RoutingTap
+from tests.tiny_families import tiny_family
 from tests.tiny_model import save_tiny
 
 WORDS = ("two plus two", "What is the capital of Peru, and how far is it from the sea?", "a")
@@ -33,14 +39,19 @@ def rendered(tiny: LoadedModel) -> list[RenderedPrompt]:
 
 
 def answered(
-    tiny: LoadedModel, *, sites: tuple[str, ...] = SITES, positions: str = "all", **settings: Any
+    tiny: LoadedModel,
+    *,
+    sites: tuple[str, ...] = SITES,
+    positions: str = "all",
+    batch: list[RenderedPrompt] | None = None,
+    **settings: Any,
 ) -> list[tuple[RenderedPrompt, PromptActivations]]:
     with RoutingTap(tiny.model, sites=sites) as tap:
         return generate(
             tiny.model,
             tiny.tokenizer,
             tap,
-            rendered(tiny),
+            batch or rendered(tiny),
             settings=GenerationSettings(**{"max_new_tokens": 7} | settings),
             positions=positions,
         )
@@ -88,9 +99,9 @@ def test_decoding_and_one_pass_agree_to_1e_5_in_float32(tiny: LoadedModel) -> No
         for key, rows in decoded.resid.items():
             largest = np.abs(again.resid[key]).max()
             assert np.abs(rows - again.resid[key]).max() <= 1e-5 * largest
-        agreement = routing_agreement(decoded, again)
-        assert agreement.same_experts == 1
-        assert agreement.max_weight_difference <= 1e-5
+        agreed = routing_agreement(decoded, again)
+        assert agreed.same_experts == 1
+        assert agreed.max_weight_difference <= 1e-5
 
 
 def test_decoding_and_one_pass_agree_in_most_sets_in_bfloat16(tmp_path: Path) -> None:
@@ -218,27 +229,128 @@ def test_a_store_of_answers_says_which_tokens_the_model_wrote(
         by_hand = greedy_by_hand(tiny.model, before.token_id, 5)
         np.testing.assert_array_equal(store.token_id[ours & store.generated], by_hand[:4])
         assert store.text(number) == before.text + tiny.tokenizer.decode(by_hand)
-    decoding = store.provenance["self_check"]["decoding"]
-    assert decoding["same_experts"] == 1
-    assert decoding["n_choices"] == 2 * (store.prompt_index == 0).sum()
+    decoding, n_prompt = store.manifest["self_check"]["decoding"], len(rendered(tiny)[0].token_id)
+    assert decoding["prompt"]["same_experts"] == decoding["answer"]["same_experts"] == 1
+    assert decoding["prompt"]["n_choices"] == 2 * n_prompt
+    assert decoding["answer"]["n_choices"] == 2 * 4
     assert store.provenance["settings"]["generation"]["max_new_tokens"] == 5
 
 
-def test_decoding_that_does_not_agree_is_refused(
-    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def shifted(*args: Any, **kwargs: Any) -> list[PromptActivations]:
-        again = run_batch(*args, **kwargs)
-        for each in again:
-            each.expert_indices[:] = np.roll(each.expert_indices, 1, axis=0)
-        return again
+def with_answers_shifted(*args: Any, **kwargs: Any) -> Any:
+    """What the taps saw while decoding, one token late; prompts as they are."""
+    both = generate(*args, **kwargs)
+    for _, each in both:
+        rows = each.generated
+        each.expert_indices[rows] = np.roll(each.expert_indices[rows], 1, axis=0)
+    return both
 
-    monkeypatch.setattr(self_check, "run_batch", shifted)
-    settings = CaptureSettings(generation=GenerationSettings(max_new_tokens=5))
-    with pytest.raises(ModelError, match="decoding and one pass over the same tokens choose"):
-        capture(
-            without_end(tiny), [prompt("a")], tmp_path / "a.moe", settings=settings, progress=False
-        )
+
+def in_dtype(tmp_path: Path, dtype: torch.dtype) -> LoadedModel:
+    folder = save_tiny(tmp_path / "tiny", dtype=dtype)
+    return without_end(load_model(str(folder), device_map="cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_answers_shifted_by_one_token_are_refused_though_the_long_prompts_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    tiny = in_dtype(tmp_path, dtype)
+    settings = CaptureSettings(generation=GenerationSettings(max_new_tokens=9, temperature=1.0))
+    found = compare_decoding(tiny.model, tiny.tokenizer, rendered(tiny), settings=settings)
+    assert found["prompt"]["same_experts"] >= 0.9
+    assert found["answer"]["same_experts"] >= 0.9
+    monkeypatch.setattr(agreement, "generate", with_answers_shifted)
+    with pytest.raises(ModelError, match="the same tokens, while decoding, and in one pass, have"):
+        compare_decoding(tiny.model, tiny.tokenizer, rendered(tiny), settings=settings)
+
+
+def test_an_answer_of_few_tokens_is_said_not_to_be_compared(tiny: LoadedModel) -> None:
+    settings = CaptureSettings(generation=GenerationSettings(max_new_tokens=4))
+    batch = rendered(without_end(tiny))
+    found = compare_decoding(tiny.model, tiny.tokenizer, batch, settings=settings)
+    assert found["answer"] == "not compared: none has 4 tokens that were put into the model"
+    assert found["prompt"]["same_experts"] == 1
+
+
+OF_A_CHECKPOINT: dict[str, dict[str, Any]] = {
+    "penalty": {"repetition_penalty": 5.0},
+    "beams": {"num_beams": 3, "length_penalty": -3.0},
+    "suppressed": {"suppress_tokens": list(range(5, 300))},
+    "guided": {"guidance_scale": 3.0},
+    "stopped": {"max_time": 1e-9},
+    "in chunks": {"prefill_chunk_size": 4},
+    "several": {"num_return_sequences": 2, "do_sample": True},
+}
+
+
+@pytest.mark.parametrize("fields", OF_A_CHECKPOINT.values(), ids=OF_A_CHECKPOINT)
+def test_of_the_checkpoints_generation_config_only_end_tokens_are_used(
+    tiny: LoadedModel, fields: dict[str, Any]
+) -> None:
+    usual = answered(without_end(tiny))
+    of_checkpoint = GenerationConfig(**fields)
+    tiny.model.generation_config = of_checkpoint
+    for (whole, found), (expected, records) in zip(answered(tiny), usual, strict=True):
+        np.testing.assert_array_equal(whole.token_id, expected.token_id)
+        np.testing.assert_array_equal(found.expert_indices, records.expert_indices)
+    assert tiny.model.generation_config is of_checkpoint
+
+
+def test_the_generation_config_comes_back_when_decoding_fails(tiny: LoadedModel) -> None:
+    of_checkpoint = tiny.model.generation_config
+    tiny.model.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        answered(tiny)
+    assert tiny.model.generation_config is of_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"num_beams": 2}, r"pass 0 was of token ids of shape \(6, \d+\), expected \(3, \d+\)"),
+        ({"prefill_chunk_size": 4}, r"pass 0 was of token ids of shape \(3, 4\), expected \(3, "),
+        ({"use_cache": False}, r"pass 1 was of token ids of shape \(3, \d+\), expected \(3, 1\)"),
+    ],
+)
+def test_decoding_in_other_passes_than_one_row_a_prompt_is_refused(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], sentence: str
+) -> None:
+    """As a model with a `generate` of its own might."""
+    usual = tiny.model.generate
+    monkeypatch.setattr(
+        tiny.model, "generate", lambda **inputs: usual(**inputs, **given), raising=False
+    )
+    with pytest.raises(ModelError, match=f"while decoding, {sentence}"):
+        answered(tiny)
+
+
+def with_tiny_family(family: str, tiny: LoadedModel) -> LoadedModel:
+    """A tiny model of another family, with the vocabulary of the tokenizer."""
+    model = tiny_family(family, vocab_size=len(tiny.tokenizer))
+    return without_end(replace(tiny, model=model))
+
+
+@pytest.mark.parametrize("family", ["minimax", "gpt_oss"])
+def test_answers_in_a_batch_are_those_of_each_prompt_alone(family: str, tiny: LoadedModel) -> None:
+    """Linear attention of minimax decodes otherwise after padding on the left."""
+    other = with_tiny_family(family, tiny)
+    batch = [*rendered(tiny), rendered(tiny)[0]]
+    for (whole, _), before in zip(answered(other, batch=batch), batch, strict=True):
+        by_hand = greedy_by_hand(other.model, before.token_id, 7)
+        assert whole.token_id[len(before.token_id) :].tolist() == by_hand[:-1]
+
+
+def test_decoding_that_padding_changes_is_found_by_the_self_check(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = with_tiny_family("minimax", tiny)
+    settings = CaptureSettings(generation=GenerationSettings(max_new_tokens=9))
+    found = self_check(other.model, other.tokenizer, rendered(tiny), settings=settings)
+    assert found["batched"]["same_experts"] == 1
+    assert found["decoding"]["answer"]["same_experts"] == 1
+    monkeypatch.setattr(generation, "MASKABLE_LAYERS", {"linear_attention", "full_attention"})
+    with pytest.raises(ModelError, match="the same tokens, while decoding, and in one pass, have"):
+        self_check(other.model, other.tokenizer, rendered(tiny), settings=settings)
 
 
 def test_recordings_of_different_tokens_are_not_compared(tiny: LoadedModel) -> None:
@@ -253,6 +365,8 @@ def test_recordings_of_different_tokens_are_not_compared(tiny: LoadedModel) -> N
         ({"max_new_tokens": 0}, "max_new_tokens is 0, expected 1 or more"),
         ({"temperature": -1.0}, r"temperature is -1.0, expected 0 \(greedy\) or more"),
         ({"top_p": 0.0}, "top_p is 0.0, expected more than 0"),
+        ({"seed": -1}, r"seed is -1, expected 0 to 2\*\*63 - 1"),
+        ({"seed": 2**63}, r"seed is 9223372036854775808, expected 0 to 2\*\*63 - 1"),
     ],
 )
 def test_settings_outside_of_their_range_are_refused(

@@ -138,6 +138,9 @@ def random_model(sizes: Sizes) -> GptOssForCausalLM:
         rope_parameters=ROPE,
     )
     model = GptOssForCausalLM._from_config(config, dtype=torch.float32).eval()
+    if not hasattr(GptOssConfig, "swiglu_limit"):  # before 5.19 the experts did not read the config
+        for layer in model.model.layers:
+            layer.mlp.experts.limit = sizes.swiglu_limit
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -19,14 +19,14 @@ from torch.nn import functional
 
 from interp.cache.errors import InputError, ModelError
 from interp.cache.reader import open_store
-from interp.cache.records import SITES, Prompt
+from interp.cache.records import ROUTER_SITES, Prompt
 from interp.hooks import CaptureSettings, PassRecords, RoutingTap, replay_routing, reroute
 from interp.hooks.blocks import routed_blocks
 from interp.hooks.capture import capture
 from interp.hooks.load import LoadedModel
 from interp.hooks.routing import choose
 from tests.test_tap import all_hooks, fused
-from tests.tiny_families import tiny_family
+from tests.tiny_families import is_in_this_version, tiny_family
 
 MINUS_INFINITY = float("-inf")
 IDS = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {"moe_k": 3},
     "phimoe": {},
 }
-RANKED_BY_LOGITS = ("gpt_oss", "mixtral", "olmoe", "granitemoe", "hunyuan_v1_moe", "phimoe")
+EVERY_FAMILY = pytest.mark.parametrize("family", list(filter(is_in_this_version, SETTINGS)))
+SORTED = tuple(
+    filter(is_in_this_version, ("gpt_oss", "mixtral", "olmoe", "granitemoe", "hunyuan_v1_moe"))
+)
+"""These hand their experts on by descending logit and weight."""
+RANKED_BY_LOGITS = (*SORTED, "phimoe")
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -129,7 +134,7 @@ def assert_untouched(model: Any, before: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("family", SETTINGS)
+@EVERY_FAMILY
 def test_reroute_is_the_model_with_logits_at_minus_infinity(
     family: str, implementation: str
 ) -> None:
@@ -154,7 +159,7 @@ def test_reroute_in_bfloat16_is_the_edited_model_too(family: str) -> None:
     assert_untouched(model, before)
 
 
-@pytest.mark.parametrize("family", SETTINGS)
+@EVERY_FAMILY
 def test_removed_experts_are_never_chosen_and_weights_still_sum_to_one(family: str) -> None:
     model = model_of(family)
     experts = busiest(model)
@@ -339,6 +344,60 @@ def test_reroute_without_a_bias_says_so_under_a_fused_kernel() -> None:
     assert not all_hooks(model)
 
 
+def compiled_whole(model: Any) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model: Any) -> Any:
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_layer(model: Any) -> Any:
+    model.model.layers[1].compile(backend="eager")
+    return model
+
+
+def compiled_forward(model: Any) -> Any:
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+COMPILED = pytest.mark.parametrize(
+    "compiled", [compiled_whole, compiled_in_place, compiled_layer, compiled_forward]
+)
+
+
+@COMPILED
+def test_what_needs_hooks_is_refused_on_a_compiled_model(compiled: Callable[[Any], Any]) -> None:
+    """Such hooks are not run, so that nothing would change, and nothing be said."""
+    model = model_of("mixtral")
+    indices = indices_of(recorded(model))
+    model = compiled(model)
+    for open_it in (
+        lambda: reroute(model, [(1, 0)]).__enter__(),
+        lambda: replay_routing(model, expert_indices=indices).__enter__(),
+        lambda: RoutingTap(model),
+    ):
+        with pytest.raises(InputError, match=r"was compiled by torch.compile, which runs it with"):
+            open_it()
+    assert not all_hooks(model)
+
+
+@COMPILED
+def test_reroute_by_the_bias_works_on_a_compiled_model(compiled: Callable[[Any], Any]) -> None:
+    torch.compiler.reset()
+    model = model_of("gpt_oss")
+    experts = busiest(model)
+    edited = edited_by_hand(model, experts)
+    expected, model = logits_of(edited), compiled(model)
+    usual = logits_of(model)
+    with reroute(model, experts):
+        torch.testing.assert_close(logits_of(model), expected)
+    assert not torch.allclose(usual, expected)
+    assert torch.equal(logits_of(model), usual)
+
+
 def test_reroute_of_an_offloaded_layer_goes_through_its_router() -> None:
     model = model_of("gpt_oss")
     experts = busiest(model)
@@ -350,7 +409,7 @@ def test_reroute_of_an_offloaded_layer_goes_through_its_router() -> None:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("family", SETTINGS)
+@EVERY_FAMILY
 def test_replay_of_its_own_routing_changes_no_bit(family: str, implementation: str) -> None:
     model = model_of(family, implementation=implementation)
     usual, records, before = logits_of(model), recorded(model), bits(model)
@@ -361,7 +420,7 @@ def test_replay_of_its_own_routing_changes_no_bit(family: str, implementation: s
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("family", ["gpt_oss", "mixtral", "olmoe", "granitemoe", "hunyuan_v1_moe"])
+@pytest.mark.parametrize("family", SORTED)
 def test_replay_of_another_models_routing_gives_its_output(
     family: str, implementation: str
 ) -> None:
@@ -578,13 +637,12 @@ def test_taps_opened_before_and_after_record_what_was_run(
 ) -> None:
     model = model_of(family)
     opened, given = intervention(model), GivenToExperts(model)
-    sites = tuple(site for site in SITES if site != "expert_output_norms")  # one tap at a time
     with RoutingTap(model) as before, opened:
         is_edited = [block.is_edited for block in routed_blocks(model)]
-        with RoutingTap(model, sites=sites) as after:
+        with RoutingTap(model) as after:
             logits_of(model)
     first, second = before.take(), after.take()
-    for site in ("expert_indices", "expert_weights", "router_logits"):
+    for site in ROUTER_SITES:
         assert torch.equal(getattr(first, site), getattr(second, site))
     run, found = (
         by_expert(given.indices, given.weights),

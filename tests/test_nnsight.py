@@ -309,6 +309,30 @@ def test_a_fused_block_that_calls_neither_router_nor_experts_is_recorded(
     assert tap.compared_layers == ()
 
 
+def test_a_fused_block_of_another_rule_is_refused(tiny: LoadedModel) -> None:
+    """What it chose cannot be seen, so its router is asked."""
+    mlp = tiny.model.model.layers[1].mlp
+    usual = mlp.router.forward
+    mlp.router.forward = lambda hidden: (*usual(hidden)[:2], (usual(hidden)[2] + 1) % 8)
+    mlp.forward = fused(mlp)
+    with pytest.raises(ModelError, match=r"expert_indices of layer 1: .* other experts"):
+        capture(wrapped(tiny), PROMPT, sites=("expert_indices",))
+
+
+def test_a_pass_under_an_intervention_is_not_the_check(tiny: LoadedModel) -> None:
+    """It kept the rule from being compared, so the next pass is."""
+    indices = tapped(tiny, dict(tiny.tokenizer(PROMPT, return_tensors="pt"))).expert_indices
+    assert indices is not None
+    model = wrapped(tiny)
+    tap = TraceTap(model, sites=("expert_indices",))
+    with replay_routing(model._module, expert_indices=indices):
+        tap.capture(PROMPT)
+    assert not tap.is_checked
+    tap.capture(PROMPT)
+    assert tap.is_checked
+    assert tap.compared_layers == (0, 1)
+
+
 def test_a_router_that_chooses_otherwise_is_refused(tiny: LoadedModel) -> None:
     router = tiny.model.model.layers[1].mlp.router
     usual = router.forward

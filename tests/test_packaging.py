@@ -183,7 +183,8 @@ def test_the_sdist_is_the_checkout_without_links(built: Built) -> None:
     folders = [*FLOORS, "docs", "tests"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     expected = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
-    expected |= {".ci/run", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"}
+    expected |= {".ci/run", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
+    expected |= {"constraints.txt", "constraints-oldest.txt"}
     assert expected <= set(members)
 
 
@@ -201,6 +202,20 @@ def test_the_wheel_says_what_it_is(built: Built) -> None:
     head, _, description = metadata.partition("\n\n")
     assert "License-Expression: Apache-2.0" in head
     assert description.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_oldest_transformers_tested_is_the_oldest_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest, usual = pins("constraints-oldest.txt"), pins("constraints.txt")
+    assert f"transformers>={oldest['transformers']}" in [
+        f"{requirement}.0" for requirement in project["optional-dependencies"]["capture"]
+    ]
+    assert oldest.keys() <= usual.keys(), "a name spelled otherwise would not replace its pin"
 
 
 def test_the_core_install_has_no_torch(core: Path) -> None:

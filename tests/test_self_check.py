@@ -93,16 +93,26 @@ def test_reported_logits_that_differ_are_refused_with_their_layer(
         checked(tiny)
 
 
+def all_but_the_last(output: torch.Tensor) -> torch.Tensor:
+    """Another output in every row but the last of each sequence, whose logits alone are asked."""
+    return torch.cat([output[:, :-1] * 1.01, output[:, -1:]], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "change"),
+    [("lm_head", lambda output: output * 1.01), ("model.norm", all_but_the_last)],
+)
 def test_a_tap_that_changes_the_output_is_refused(
-    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    tiny: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     usual = RoutingTap.__enter__
 
     def nudging(self: RoutingTap) -> RoutingTap:
-        tap = usual(self)
-        self._handles.append(
-            tiny.model.lm_head.register_forward_hook(lambda *given: given[2] * 1.01)
-        )
+        tap, nudged = usual(self), tiny.model.get_submodule(module)
+        self._undo.append(nudged.register_forward_hook(lambda *given: change(given[2])).remove)
         return tap
 
     monkeypatch.setattr(RoutingTap, "__enter__", nudging)
@@ -162,7 +172,9 @@ def test_the_doctor_reports_every_check(tiny: LoadedModel) -> None:
     found = examine(tiny)
     assert found["family"] == "gpt_oss"
     assert found["sites"] == list(SITES)
-    assert found["decoding"]["same_experts"] == 1
+    assert found["decoding"]["prompt"]["same_experts"] == 1
+    assert found["decoding"]["answer"]["same_experts"] == 1
+    assert found["batched"]["same_experts"] == 1
     assert found["stability"]["flip_rate"] == (0, 0)
     assert found["stability"]["tie_rate"] == (0, 0)
 
@@ -171,7 +183,26 @@ def test_the_doctor_says_which_routers_were_not_called(tiny: LoadedModel) -> Non
     fuse(tiny)
     found = examine(tiny)
     assert found["sites"] == list(WITHOUT_NORMS)
-    assert "the model did not call the router of layers [0, 1], as under fused kernels" in found["result"]
+    assert (
+        "the model did not call the router of layers [0, 1], as under fused kernels"
+        in found["result"]
+    )
+
+
+def test_a_padded_batch_that_routes_otherwise_is_refused(tiny: LoadedModel) -> None:
+    """As where attention sees the padding: here, of every prompt that is not alone."""
+    layer = tiny.model.model.layers[0]
+    layer.register_forward_pre_hook(
+        lambda _, args: (args[0].roll(1, dims=-1) if len(args[0]) > 1 else args[0], *args[1:])
+    )
+    with pytest.raises(ModelError, match="the same tokens, in a padded batch, and alone, have the"):
+        checked(tiny)
+
+
+def test_prompts_of_one_length_have_no_padding_to_compare(tiny: LoadedModel) -> None:
+    batch = rendered(tiny)[:1] * 2
+    found = self_check(tiny.model, tiny.tokenizer, batch, settings=EVERYTHING)
+    assert found["batched"] == ("not compared: all prompts are of one length, so none was padded")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -413,12 +413,12 @@ def test_failure_after_a_part_leaves_an_unfinished_store(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="segment holds 99"):
         write(
             tmp_path / "s.moe",
-            [sample(n_tokens=40), sample(segment=np.full(5, 99))],
+            [sample(n_tokens=40), sample(), sample(segment=np.full(5, 99))],
             part_mb=TINY_MB,
         )
     names = sorted(entry.name for entry in (tmp_path / "s.moe").iterdir())
-    assert names == ["manifest.json", "part-00000.h5"]
-    with pytest.raises(StoreError, match=r"was not finished; delete the folder") as caught:
+    assert names == ["manifest.json", "part-00000.h5", "part-00000.index.json"]
+    with pytest.raises(StoreError, match=r"was not finished; run the same command again") as caught:
         open_store(tmp_path / "s.moe")
     assert caught.value.exit_code == 3
 
@@ -426,8 +426,10 @@ def test_failure_after_a_part_leaves_an_unfinished_store(tmp_path: Path) -> None
 def test_existing_store_is_not_overwritten(tmp_path: Path) -> None:
     path = write(tmp_path / "s.moe", [sample()])
     before = (path / "part-00000.h5").read_bytes()
-    with pytest.raises(InputError, match=r"s\.moe exists already"):
+    with pytest.raises(ValueError, match=r"s\.moe is complete and takes no more prompts"):
         write(path, [sample(seed=1)])
+    with pytest.raises(InputError, match=r"holds another capture, which differs in revision"):
+        write(path, [sample(seed=1)], provenance=dict(PROVENANCE) | {"revision": "r2"})
     assert (path / "part-00000.h5").read_bytes() == before
 
 
@@ -567,7 +569,7 @@ def test_weights_that_would_be_rounded_are_refused(tmp_path: Path) -> None:
 def test_prompts_with_other_residual_layers_are_refused(tmp_path: Path) -> None:
     fewer = sample(RESID_LAYOUT)
     resid = {key: values for key, values in fewer.resid.items() if key != ("resid_mid", 12)}
-    with pytest.raises(ValueError, match=r"residual arrays must be the same for all prompts"):
+    with pytest.raises(ValueError, match=r"not so: resid/resid_mid/layer_12"):
         write(tmp_path / "s.moe", [sample(RESID_LAYOUT), replace(fewer, resid=resid)], RESID_LAYOUT)
 
 
@@ -611,7 +613,7 @@ def damage_manifest(path: Path, **changes: Any) -> None:
             r"has format version 2\.0, and this version of moe-interp reads",
         ),
         ({"complete": False}, "was not finished"),
-        ({"parts": []}, "must list part-00000.h5 and on"),
+        ({"parts": []}, "lists no part"),
         ({"parts": [{"name": "../part-00000.h5"}]}, "does not list its parts"),
     ],
 )

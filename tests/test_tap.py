@@ -1,6 +1,8 @@
 """The tap against gpt-oss written out by hand, and what it does when a model goes its own way."""
 
+import copy
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from torch import nn
 from interp.cache.errors import InputError, ModelError
 from interp.cache.records import SITES
 from interp.hooks.load import LoadedModel
+from interp.hooks.pass_records import TOKEN_FIELDS, PassRecords
 from interp.hooks.tap import RoutingTap
 from tests.reference_gpt_oss import run_reference
+from tests.tiny_families import tiny_family
 
 WORDS = "What is the capital of Peru, and how far is it from the sea?"
 
@@ -141,6 +145,37 @@ def fused(mlp: Any) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor
     return forward
 
 
+def fused_otherwise(mlp: Any, *, moved: int, scale: float) -> Callable[[torch.Tensor], Any]:
+    """As `fused`, but its experts are given others than the router would choose, or weights."""
+
+    def forward(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = hidden.flatten(0, 1)
+        _, weights, indices = type(mlp.router).forward(mlp.router, rows)
+        given = weights**scale / (weights**scale).sum(-1, keepdim=True)
+        out = mlp.experts(rows, (indices + moved) % mlp.experts.num_experts, given)
+        return out.reshape(hidden.shape), weights
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"moved": 1, "scale": 1.0}, r"expert_indices of layer 1: .* other experts"),
+        ({"moved": 0, "scale": 2.0}, "expert_weights of layer 1 differ by up to"),
+    ],
+)
+def test_what_a_fused_block_gives_its_experts_is_compared_where_it_can_be_seen(
+    tiny: LoadedModel, other: dict[str, Any], sentence: str
+) -> None:
+    mlp = tiny.model.model.layers[1].mlp
+    mlp.forward = fused_otherwise(mlp, **other)
+    with RoutingTap(tiny.model) as tap:
+        tiny.model(token_ids(tiny))
+    with pytest.raises(ModelError, match=sentence):
+        tap.take()
+
+
 def test_a_router_that_chooses_otherwise_is_refused_with_its_layer(tiny: LoadedModel) -> None:
     router = tiny.model.model.layers[1].mlp.router
     usual = router.forward
@@ -188,6 +223,27 @@ def test_constant_routing_is_refused(tiny: LoadedModel) -> None:
         tap.take()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_that_are_the_same_may_be_routed_alike(
+    tiny: LoadedModel, dtype: torch.dtype
+) -> None:
+    with RoutingTap(tiny.model.to(dtype)) as tap:
+        tiny.model(torch.tensor([[5], [5]]))
+    logits = tap.take().router_logits
+    assert logits is not None
+    assert torch.equal(logits[0], logits[1])
+
+
+def test_where_all_experts_are_chosen_no_rounding_changes_them() -> None:
+    model = tiny_family("mixtral", num_experts_per_tok=8)
+    with RoutingTap(model) as tap:
+        model(torch.tensor([[5, 6, 7]]))
+    margin = tap.take().selection_margin
+    assert margin is not None
+    assert margin.isposinf().all()
+    assert margin.shape == (3, 3)
+
+
 def test_nan_in_the_weights_is_refused(tiny: LoadedModel) -> None:
     with torch.no_grad():
         tiny.model.model.layers[0].mlp.router.bias[3] = float("nan")
@@ -231,6 +287,17 @@ def test_nan_in_the_residual_stream_is_refused(tiny: LoadedModel) -> None:
         tap.take()
 
 
+def test_an_edit_behind_the_tap_is_found_where_the_next_layer_is_recorded(
+    tiny: LoadedModel,
+) -> None:
+    """As docs/capture.md says: a hook that was registered later is not in `resid_post`."""
+    with RoutingTap(tiny.model) as tap:
+        tiny.model.model.layers[0].register_forward_hook(lambda *given: given[2] * 2)
+        tiny.model(token_ids(tiny))
+    with pytest.raises(ModelError, match="resid_post of layer 0 is not resid_pre of layer 1"):
+        tap.take()
+
+
 def test_an_unknown_site_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(
         InputError, match=r"sites holds \['resid_past'\], expected some of resid_pre"
@@ -247,3 +314,113 @@ def test_a_dense_model_is_refused() -> None:
     dense = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(InputError, match="Sequential has no router"):
         RoutingTap(dense, sites=SITES)
+
+
+# Several taps at a time, and copies of a model under one
+
+
+def assert_same_records(first: PassRecords, second: PassRecords) -> None:
+    for name in TOKEN_FIELDS:
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert first.resid.keys() == second.resid.keys()
+    assert all(torch.equal(rows, second.resid[key]) for key, rows in first.resid.items())
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("closed", list(permutations(range(3))))
+def test_default_taps_may_be_nested_and_closed_in_any_order(
+    tiny: LoadedModel, closed: tuple[int, ...], implementation: str
+) -> None:
+    model, ids = tiny.model, token_ids(tiny)
+    model.set_experts_implementation(implementation)
+    bare = model(ids, use_cache=True)
+    taps = [RoutingTap(model).__enter__() for _ in closed]
+    for number, place in enumerate(closed):
+        tapped = model(ids, use_cache=True)
+        assert torch.equal(bare.logits, tapped.logits)
+        for one, other in zip(
+            bare.past_key_values.layers, tapped.past_key_values.layers, strict=True
+        ):
+            assert torch.equal(one.keys, other.keys)
+            assert torch.equal(one.values, other.values)
+        first, *others = (taps[each].take() for each in closed[number:])
+        for each in others:
+            assert_same_records(first, each)
+        taps[place].__exit__(None, None, None)
+    assert not all_hooks(model)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_experts_are_run_once_for_all_taps(tiny: LoadedModel) -> None:
+    experts = tiny.model.model.layers[0].mlp.experts
+    calls: list[int] = []
+    usual = experts.forward
+    experts.forward = lambda *given, **named: (calls.append(len(given[0])), usual(*given))[1]
+    own = experts.forward
+    with RoutingTap(tiny.model), RoutingTap(tiny.model):
+        tiny.model(token_ids(tiny))
+    assert calls == [2 * token_ids(tiny).numel()]
+    assert experts.forward is own
+
+
+@pytest.mark.parametrize("site", ["input_layernorm", "mlp.experts", "mlp.router"])
+def test_a_pass_that_fails_under_nested_taps_leaves_nothing_behind(
+    tiny: LoadedModel, site: str
+) -> None:
+    model, ids = tiny.model, token_ids(tiny)
+    bare = model(ids).logits
+    with RoutingTap(model) as outer, RoutingTap(model) as inner:
+        failing = model.model.layers[1].get_submodule(site)
+        handle = failing.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(ids)
+        handle.remove()
+        assert torch.equal(model(ids).logits, bare)
+        assert_same_records(outer.take(), inner.take())
+    assert not all_hooks(model)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_what_somebody_put_around_the_experts_meanwhile_stays(tiny: LoadedModel) -> None:
+    model, ids = tiny.model, token_ids(tiny)
+    bare, experts = model(ids).logits, model.model.layers[0].mlp.experts
+    with RoutingTap(model):
+        within = experts.forward
+        experts.forward = lambda *given, **named: within(*given, **named) * 2
+    doubled = model(ids).logits
+    assert not torch.equal(bare, doubled)
+    with RoutingTap(model) as tap:
+        assert torch.equal(model(ids).logits, doubled)
+    tap.take()
+    experts.forward = within
+    assert torch.equal(model(ids).logits, bare)
+
+
+def test_a_copy_made_under_a_tap_runs_its_own_experts(tiny: LoadedModel) -> None:
+    model, ids = tiny.model, token_ids(tiny)
+    expected = copy.deepcopy(model)
+    with RoutingTap(model):
+        copied = copy.deepcopy(model)
+        for each in (copied, expected):
+            with torch.no_grad():
+                each.model.layers[0].mlp.experts.down_proj.mul_(2)
+        assert torch.equal(copied(ids).logits, expected(ids).logits)
+    assert torch.equal(copied(ids).logits, expected(ids).logits)
+    assert not torch.equal(copied(ids).logits, model(ids).logits)
+    with RoutingTap(copied) as tap:
+        assert torch.equal(copied(ids).logits, expected(ids).logits)
+    tap.take()
+
+
+def test_passes_of_a_copy_are_not_those_of_the_model(tiny: LoadedModel) -> None:
+    model, ids = tiny.model, token_ids(tiny)
+    with RoutingTap(model) as tap:
+        copied = copy.deepcopy(model)
+        copied(ids)
+        with pytest.raises(ModelError, match="resid_pre of layer 0 was not seen"):
+            tap.take()
+        model(ids)
+        usual = tap.take()
+        model(ids)
+        copied(ids.flip(1))
+        assert_same_records(tap.take(), usual)

@@ -172,6 +172,19 @@ def test_a_router_that_is_never_called_is_recomputed(plain: LoadedModel, ids: Te
     assert torch.equal(records.router_logits, expected.router_logits)
 
 
+def test_a_fused_block_of_another_rule_is_refused(plain: LoadedModel, ids: Tensor) -> None:
+    """What it chose cannot be seen, so its router is asked."""
+    bridge = booted(plain.model, plain.tokenizer)
+    mlp = plain_model(bridge).get_submodule("model.layers.1.mlp")
+    router: Any = mlp.router
+    usual = router.forward
+    router.forward = lambda hidden: (*usual(hidden)[:2], (usual(hidden)[2] + 1) % 32)
+    for block in bridge.blocks:
+        block.mlp.original_component.forward = fused(block.mlp.original_component)
+    with pytest.raises(ModelError, match=r"expert_indices of layer 1: .* other experts"):
+        capture(bridge, ids)
+
+
 def fused(mlp: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A forward of the block that reads the router's weights and never calls the module."""
 

@@ -125,6 +125,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Settings of routed families that no spec is named after, and of a dense one."""
 
+FIXED = ("inv_freq", "slope", "decay")
+"""Buffers that follow from the config: of rotations, and of how linear attention forgets."""
+
 
 def tiny_family(family: str, *, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
     """A random model in evaluation mode, seeded; weights wide enough that every term matters."""
@@ -137,7 +140,8 @@ def tiny_family(family: str, *, dtype: torch.dtype = torch.float32, **settings: 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if "inv_freq" not in name and tensor.is_floating_point() and "slope" not in name:
+            is_fixed = any(each in name for each in FIXED)
+            if tensor.is_floating_point() and not is_fixed:
                 mean = 1.0 if "norm" in name and "bias" not in name else 0.0
                 noise = torch.randn(tensor.shape, generator=generator) * 0.3 + mean
                 tensor.copy_(noise.to(tensor.dtype))

@@ -35,8 +35,13 @@ def load_model(
     """
     from interp.hooks import load as hooks_load
 
-    found = path(str(name_or_path)) if name_or_path in ORGANISMS else name_or_path
+    found = model_path(name_or_path)
     return hooks_load.load_model(found, dtype=dtype, device_map=device_map)
+
+
+def model_path(name_or_path: str | Path) -> str | Path:
+    """Where `from_pretrained` finds a model: the directory of an organism, else what was given."""
+    return path(str(name_or_path)) if name_or_path in ORGANISMS else name_or_path
 
 
 def load(name: str) -> tuple[Any, Any]:

@@ -1,0 +1,132 @@
+"""Writing and reading residuals: ratios to raw files of the same bytes, interleaved in one run.
+
+Run as `python benchmarks/store_speed.py`. Rows come in batches of 4096, `d_model` 2880, bfloat16,
+as from a capture of gpt-oss-20b. Writing is compared with writing and hashing the same bytes in one
+file, both synced; reading one layer with `np.fromfile`, both from the page cache, in alternating
+order. Figures are medians of ratios: 1 is as fast as raw, 0.5 half as fast.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from interp.cache.reader import open_store
+from interp.cache.records import PROMPT_FIELDS, Layout, PromptActivations
+from interp.cache.writer import StoreWriter
+
+D_MODEL = 2880
+ROWS = 4096
+LAYOUT = Layout(
+    n_layers=1,
+    layer_indices=(0,),
+    n_experts=32,
+    top_k=4,
+    d_model=D_MODEL,
+    resid_sites=("resid_post",),
+    resid_dtype="bfloat16",
+)
+
+
+def batch(seed: int) -> PromptActivations:
+    """One prompt of 4096 tokens with random residuals and constant routing."""
+    bits = np.random.default_rng(seed).integers(0, 2**16, (ROWS, D_MODEL), dtype=np.uint16)
+    return PromptActivations(
+        prompt=dict.fromkeys(PROMPT_FIELDS, "x") | {"condition": "organic"},
+        text="",
+        token_id=np.zeros(ROWS, dtype=np.int32),
+        position=np.arange(ROWS, dtype=np.int32),
+        segment=np.zeros(ROWS, dtype=np.uint8),
+        generated=np.zeros(ROWS, dtype=bool),
+        logprob=np.full(ROWS, np.nan, dtype=np.float32),
+        expert_indices=np.tile(np.arange(4, dtype=np.uint8), (ROWS, 1, 1)),
+        expert_weights=np.full((ROWS, 1, 4), 0.25, dtype=np.float32),
+        resid={("resid_post", 0): bits},
+    )
+
+
+def write_store(path: Path, batches: list[PromptActivations], part_mb: float) -> None:
+    """Through the writer."""
+    with StoreWriter(path, layout=LAYOUT, provenance={}, part_mb=part_mb) as writer:
+        for each in batches:
+            writer.add(each)
+
+
+def write_raw(path: Path, batches: list[PromptActivations]) -> None:
+    """The residuals alone, one after the other, hashed on the way."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for each in batches:
+            file.write(each.resid["resid_post", 0])
+            digest.update(each.resid["resid_post", 0])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """That one call takes; what it returns is freed outside."""
+    start = time.perf_counter()
+    kept = run()
+    taken = time.perf_counter() - start
+    del kept
+    return taken
+
+
+def ratios(ours: Callable[[], object], raw: Callable[[], object], rounds: int) -> Iterator[float]:
+    """Raw time over ours, in alternating order."""
+    for turn in range(rounds):
+        if turn % 2:
+            taken, taken_raw = seconds(ours), seconds(raw)
+        else:
+            taken_raw, taken = seconds(raw), seconds(ours)
+        yield taken_raw / taken
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=20)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="store-speed-"))
+    one = batch(0)
+    batches = [one] * options.batches
+    part_mb = 512.0
+
+    def ours() -> None:
+        shutil.rmtree(folder / "a.moe", ignore_errors=True)
+        write_store(folder / "a.moe", batches, part_mb)
+
+    def raw() -> None:
+        write_raw(folder / "a.bin", batches)
+
+    try:
+        ours(), raw()
+        found = {"write": list(ratios(ours, raw, options.rounds))}
+        store = open_store(folder / "a.moe")
+        part, path = store._parts[0].source, "resid/resid_post/layer_00"
+        found["read"] = list(
+            ratios(
+                lambda: part.read(path),
+                lambda: np.fromfile(folder / "a.bin", np.uint16),
+                options.rounds,
+            )
+        )
+    finally:
+        shutil.rmtree(folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    medians = {name: statistics.median(each) for name, each in found.items()}
+    print(json.dumps({"median": medians, "ratios": found, "peak_mib": peak}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""How the routing of one layer is changed: what a router returns, or its bias.
+
+What a router returns is changed by a hook that runs before every other hook on the router, so that
+taps see what was run, whichever was opened first. Only `reroute` can do without: where the router
+has a bias, it is the bias that is changed, and also a fused kernel that never calls the router goes
+by it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.cache.errors import InputError, ModelError
+from interp.hooks.blocks import EDITS, RoutedBlock, attribute
+from interp.hooks.routing import Choice, choose, router_output, weights_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What an intervention does to one router; the mark on its hook."""
+
+    name: str
+    """The function that opened it."""
+    removed: frozenset[int] = frozenset()
+    """Experts that cannot be chosen any more."""
+
+
+@dataclass(kw_only=True)
+class RemovedBias:
+    """The bias of an expert that is at `-inf` for now."""
+
+    bits: Tensor
+    """What to put back."""
+    n_open: int = 0
+    """How many interventions have taken this expert out and are still open."""
+
+
+REMOVED: WeakKeyDictionary[nn.Module, dict[int, RemovedBias]] = WeakKeyDictionary()
+"""By router and expert, so that interventions which share an expert may be closed in any order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The routing of one layer that is to be run again."""
+
+    expert_indices: Int[Tensor, "tokens top_k"]
+    expert_weights: Float[Tensor, "tokens top_k"] | None
+    rows: Int[Tensor, "tokens"] | None
+
+
+@contextmanager
+def removed_by_bias(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
+    """The bias of the experts at `-inf`, and afterwards the bits that it had."""
+    removed = REMOVED.setdefault(block.router, {})
+    with torch.no_grad():
+        for expert in experts:
+            bits = _bias(block)[expert].clone()
+            _bias(block)[expert] = float("-inf")
+            removed.setdefault(expert, RemovedBias(bits=bits)).n_open += 1
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for expert in experts:
+                removed[expert].n_open -= 1
+                if not removed[expert].n_open:
+                    _bias(block)[expert].copy_(removed.pop(expert).bits)
+
+
+@contextmanager
+def removed_by_hook(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
+    """The logits of the experts at `-inf`, and the choice made anew.
+
+    Logits are handed on as they were changed, so that hooks of this kind add up in any order.
+    """
+
+    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
+        out = torch.zeros(block.n_experts, dtype=torch.bool, device=logits.device)
+        out[list(experts)] = True
+        left = logits.masked_fill(out, float("-inf"))
+        return left, choose(block, left, hidden_dtype=own.expert_weights.dtype)
+
+    with _router_hook(block, Edit(name="reroute", removed=experts), edit):
+        yield
+
+
+@contextmanager
+def replayed(block: RoutedBlock, recorded: Recorded) -> Iterator[None]:
+    """The recorded experts in the place of the router's choice."""
+
+    def edit(logits: Tensor, own: Choice) -> tuple[Tensor, Choice]:
+        rows = _rows_in_pass(block, recorded, n_tokens=len(logits)).to(logits.device)
+        indices = recorded.expert_indices.to(own.expert_indices)
+        order = _order(block, indices, own=own.expert_indices[rows])
+        indices = indices.gather(-1, order)
+        if recorded.expert_weights is None:
+            weights = _weights_now(block, logits[rows], indices, own.expert_weights.dtype)
+        else:
+            weights = recorded.expert_weights.to(own.expert_weights).gather(-1, order)
+        return logits, Choice(
+            own.expert_weights.index_copy(0, rows, weights),
+            own.expert_indices.index_copy(0, rows, indices),
+        )
+
+    with _router_hook(block, Edit(name="replay_routing"), edit):
+        yield
+
+
+@contextmanager
+def _router_hook(
+    block: RoutedBlock, mark: Edit, edit: Callable[[Tensor, Choice], tuple[Tensor, Choice]]
+) -> Iterator[None]:
+    """Change what the router returns, before anyone else sees it.
+
+    Raises:
+        ModelError: In a pass, at the block, if the router was not called: nothing was changed then.
+    """
+    was_called = False
+
+    def before(*_: Any) -> None:
+        nonlocal was_called
+        was_called = False
+
+    def on_router(_: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Tensor, ...]:
+        nonlocal was_called
+        was_called = True
+        logits, weights, indices = router_output(block.layer, output)
+        edited, choice = edit(logits, Choice(weights, indices))
+        return edited, choice.expert_weights, choice.expert_indices
+
+    def after(*_: Any) -> None:
+        if not was_called:
+            raise ModelError(
+                f"{mark.name} had no effect on layer {block.layer}: a fused kernel ran the experts "
+                "and never called their router; load the model without that kernel"
+            )
+
+    setattr(on_router, EDITS, mark)
+    handles = (
+        block.moe.register_forward_pre_hook(before),
+        block.router.register_forward_hook(on_router, prepend=True),
+        block.moe.register_forward_hook(after),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _weights_now(
+    block: RoutedBlock,
+    logits: Float[Tensor, "tokens experts"],
+    indices: Int[Tensor, "tokens top_k"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "tokens top_k"]:
+    if logits.gather(-1, indices).isneginf().any():
+        raise ModelError(
+            f"expert_indices of layer {block.layer} holds an expert whose logit is -inf, so that "
+            "the model gives it no weight; give expert_weights"
+        )
+    return weights_at(block, logits, indices, hidden_dtype=dtype)
+
+
+def _order(
+    block: RoutedBlock, indices: Int[Tensor, "tokens top_k"], *, own: Int[Tensor, "tokens top_k"]
+) -> Int[Tensor, "tokens top_k"]:
+    """Which slot to run when: as recorded, which is by weight, as most routers have it.
+
+    Those that do not rank by weight have an order of their own. It decides how sums are rounded, so
+    it is followed where the router chose the same experts.
+    """
+    as_recorded = torch.arange(own.shape[-1], device=own.device).expand_as(own)
+    spec = block.spec
+    if not (spec.correction_bias or spec.group_score or spec.scoring == "sparsemixer"):
+        return as_recorded
+    as_own = indices.argsort(-1).gather(-1, own.argsort(-1).argsort(-1))
+    is_same = (indices.gather(-1, as_own) == own).all(-1)
+    return torch.where(rearrange(is_same, "tokens -> tokens 1"), as_own, as_recorded)
+
+
+def _rows_in_pass(block: RoutedBlock, recorded: Recorded, *, n_tokens: int) -> Int[Tensor, "rows"]:
+    n_recorded, rows = len(recorded.expert_indices), recorded.rows
+    if rows is None and n_tokens != n_recorded:
+        raise ModelError(
+            f"layer {block.layer} routes {n_tokens} tokens in this pass, padding included, but "
+            f"expert_indices holds {n_recorded}; pass the tokens that were recorded, or give rows"
+        )
+    if rows is not None and rows.max() >= n_tokens:
+        raise ModelError(
+            f"rows holds {int(rows.max())}, but layer {block.layer} routes only {n_tokens} tokens "
+            f"in this pass (0 to {n_tokens - 1})"
+        )
+    return torch.arange(n_tokens) if rows is None else rows
+
+
+def refuse_edited(block: RoutedBlock, *names: str) -> None:
+    """A layer that one of these interventions decides already cannot be given to another."""
+    found = {edit.name for edit in block.edits}
+    if REMOVED.get(block.router):
+        found.add("reroute")
+    if both := sorted(found.intersection(names)):
+        raise InputError(
+            f"layer {block.layer} is under {both[0]} already, which would decide its routing as "
+            "well; close that first, or leave the layer out"
+        )
+
+
+def has_bias(block: RoutedBlock) -> bool:
+    """Whether the router has a bias that can be changed: one that is offloaded cannot."""
+    return bool(block.spec.bias) and not attribute(block.router, block.spec.bias).is_meta
+
+
+def _bias(block: RoutedBlock) -> Tensor:
+    assert block.bias is not None
+    return block.bias
