@@ -1,5 +1,6 @@
 """The card of a store: the README.md that tells a stranger what is in it."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +12,9 @@ CARD_NAME = "README.md"
 
 _TEMPLATE = """# {name}
 
-{stored} of {model}, one row per token, stored by moe-interp.
+{summary}
 
-{prompts} prompts, {tokens} tokens, {layers} routed layers, {top_k} of {experts} experts chosen per
-token and layer; {parts}, {megabytes:.1f} MB.
-
-| condition | source | prompts | tokens |
-|---|---|---:|---:|
-{rows}
+{table}
 
 Load it (no torch needed):
 
@@ -45,28 +41,43 @@ def store_card(
     tokens: Counter[tuple[str, str]],
 ) -> str:
     """The card as Markdown; `prompts` and `tokens` are counted by condition and source."""
-    rows = [
-        f"| {_cell(condition)} | {_cell(source)} | {prompts[condition, source]:,} "
-        f"| {tokens[condition, source]:,} |"
-        for condition, source in sorted(prompts)
-    ]
+    n_parts = f"{len(parts)} part{'' if len(parts) == 1 else 's'}"
+    megabytes = sum(part.bytes for part in parts) / 1e6
+    summary = (
+        f"{stored_sites(layout)} of {cell(provenance.get('model', 'an unnamed model'))}, one row "
+        f"per token, stored by moe-interp.\n\n{prompts.total():,} prompts, "
+        f"{tokens.total():,} tokens, {sizes(layout)}; {n_parts}, {megabytes:.1f} MB."
+    )
     return _TEMPLATE.format(
-        name=_cell(name),
-        stored=_stored(layout),
-        model=_cell(str(provenance.get("model", "an unnamed model"))),
-        prompts=f"{prompts.total():,}",
-        tokens=f"{tokens.total():,}",
-        layers=layout.n_layers,
-        top_k=layout.top_k,
-        experts=layout.n_experts,
-        parts=f"{len(parts)} part{'' if len(parts) == 1 else 's'}",
-        megabytes=sum(part.bytes for part in parts) / 1e6,
-        rows="\n".join(rows),
+        name=cell(name),
+        summary=summary,
+        table=prompt_table(prompts, tokens),
         first_layer=layout.layer_indices[0],
     )
 
 
-def _stored(layout: Layout) -> str:
+def prompt_table(
+    prompts: Mapping[tuple[str, str], int],
+    tokens: Mapping[tuple[str, str], int] | None,
+    *,
+    licences: Mapping[str, str] | None = None,
+) -> str:
+    """Prompts by condition and source, as Markdown; columns that are None are left out."""
+    rows = ["| condition | source |", "|---|---|"]
+    rows += [f"| {cell(condition)} | {cell(source)} |" for condition, source in sorted(prompts)]
+    columns = [("prompts", "---:", [f"{prompts[key]:,}" for key in sorted(prompts)])]
+    if tokens is not None:
+        columns.append(("tokens", "---:", [f"{tokens[key]:,}" for key in sorted(prompts)]))
+    if licences is not None:
+        stated = [cell(licences.get(source, "not stated")) for _, source in sorted(prompts)]
+        columns.append(("licence of the source", "---", stated))
+    for name, rule, values in columns:
+        added = (f" {name} |", f"{rule}|", *(f" {value} |" for value in values))
+        rows = [row + more for row, more in zip(rows, added, strict=True)]
+    return "\n".join(rows)
+
+
+def stored_sites(layout: Layout) -> str:
     """What the store holds, as the start of a sentence."""
     sites = ", ".join(f"`{site}`" for site in layout.resid_sites)
     further = {
@@ -78,6 +89,15 @@ def _stored(layout: Layout) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _cell(text: str) -> str:
-    """Text that cannot end its table cell or line; a dash where there is none."""
-    return " ".join(text.split()).replace("|", "\\|") or "-"
+def sizes(layout: Layout) -> str:
+    """Layers and experts, as a part of a sentence."""
+    return (
+        f"{layout.n_layers} routed layers, {layout.top_k} of {layout.n_experts} experts chosen "
+        "per\ntoken and layer"
+    )
+
+
+def cell(text: object) -> str:
+    """Text that cannot end its table cell or line, nor begin a tag; a dash where there is none."""
+    plain = re.sub(r"[\x00-\x1f\x7f]", " ", str(text)).replace("&", "&amp;").replace("<", "&lt;")
+    return " ".join(plain.split()).replace("|", "\\|") or "-"

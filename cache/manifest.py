@@ -125,7 +125,13 @@ def read_manifest(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
     manifest, entries = read_unfinished(store)
     if manifest.get("complete") is not True:
         raise StoreError(
-            f"{store} was not finished; run the same command again to go on with it, or delete it"
+            f"{store} was not finished, or is being replaced; run the command that writes it "
+            "again, which goes on with it, or delete it"
+        )
+    if manifest.get("tier") == "aggregate":
+        raise InputError(
+            f"{store} holds counts of usage and no routing (tier aggregate); read it with "
+            "interp.cache.usage_table.read_usage"
         )
     if not entries:
         raise StoreError(f"{store}/{MANIFEST_NAME} lists no part; copy the store again")

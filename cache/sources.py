@@ -18,12 +18,10 @@ from interp.cache.manifest import (
 )
 from interp.cache.opened import OpenedPart, opened
 from interp.cache.part import FORMAT, FORMAT_VERSION, part_name
+from interp.cache.receive import ORIGIN_NAME
 from interp.cache.records import Layout
 from interp.cache.sandbox import audited_all
 from interp.cache.sealed import SealedPart
-
-PULLED_NAME = ".pulled"
-"""In a folder that came from elsewhere: nothing in it was written by this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ def store_source(
     if folder.is_file():
         return _single(folder, trusted=trusted)
     manifest, entries = read_manifest(folder)
-    is_trusted = not (folder / PULLED_NAME).exists() if trusted is None else trusted
+    is_trusted = not (folder / ORIGIN_NAME).exists() if trusted is None else trusted
     source = _local(folder, manifest, entries, trusted=is_trusted)
     if read_manifest(folder)[0] != manifest:
         raise StoreError(f"{folder} was replaced while it was opened; open it again")
@@ -85,7 +83,7 @@ def _local(
 def _single(path: Path, *, trusted: bool | None) -> StoreSource:
     """A part by itself, which is as good as a store of one part."""
     if trusted is None:
-        trusted = not (path.parent / PULLED_NAME).exists()
+        trusted = not (path.parent / ORIGIN_NAME).exists()
     if not trusted:
         audited_all([path])
     part = SealedPart(path)

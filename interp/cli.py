@@ -10,6 +10,9 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from interp import __version__
 from interp.cache.errors import InputError, InterpError, ModelError
+from interp.cli_imports import fingerprinting, npz, olmoe, vllm
+from interp.cli_options import Json, Several, check_number, check_out, say
+from interp.cli_sharing import diff, pull, push, verify
 
 app = App(
     name="interp",
@@ -30,9 +33,9 @@ CAPTURE_PACKAGES = (
 """What the extra `capture` installs and a command may find missing."""
 importing = App(name="import", help="Make a store of traces recorded elsewhere.")
 app.command(importing)
+for command in (fingerprinting, vllm, olmoe, npz):
+    importing.command(command)
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
-Several = Parameter(consume_multiple=True, negative="")
 Prompts = Annotated[
     list[str],
     Parameter(
@@ -141,33 +144,8 @@ def capture(
     say(facts | {"layers_compared_with_router": compared}, json)
 
 
-@importing.command
-def fingerprinting(files: list[Path], /, *, out: Path, json: Json = False) -> None:
-    """Import routing recorded by GPT-OSS-MoE-ExpertFingerprinting.
-
-    Args:
-        files: Its records, *.json or *.json.gz.
-        out: The store to make, such as run.moe.
-    """
-    check_out(out, ".moe")
-    from interp.cache.fingerprinting import import_fingerprinting
-
-    store = import_fingerprinting(files, out)
-    say({"store": str(out), "prompts": len(store.prompts), "tokens": store.n_tokens}, json)
-
-
-@app.command
-def verify(store: Path, /, *, json: Json = False) -> None:
-    """Read all of a store and compare it with its digests and its format; exit code 3 at a fault.
-
-    Args:
-        store: The store, such as run.moe.
-    """
-    from dataclasses import asdict
-
-    from interp.cache.verify import verify as verify_store
-
-    say({"store": str(store)} | asdict(verify_store(store)) | {"result": "sound"}, json)
+for command in (verify, push, pull, diff):
+    app.command(command)
 
 
 @app.command
@@ -310,26 +288,6 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def check_out(out: Path, suffix: str) -> None:
-    """Refuse an output path before any work is done.
-
-    Raises:
-        InputError: If its suffix is another, or its folder is not there.
-    """
-    if out.suffix != suffix:
-        raise InputError(f"--out is {out}, expected a name that ends in {suffix}")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"the folder {out.absolute().parent} of --out is not there; make it first")
-    if out.is_dir() and suffix != ".moe":
-        raise InputError(f"--out is {out}, which is a folder; give the name of a file")
-
-
-def check_number(name: str, value: int | None, *, least: int) -> None:
-    """Refuse a number below `least` before any work is done."""
-    if value is not None and value < least:
-        raise InputError(f"--{name} is {value}, expected {least} or more")
-
-
 def check_sampling(
     max_new_tokens: int | None, *, temperature: float, top_p: float, seed: int
 ) -> None:
@@ -345,19 +303,6 @@ def check_sampling(
             f"{', '.join(idle)} is for sampled answers, and at temperature 0 none is sampled; add "
             "--temperature, such as 1"
         )
-
-
-def say(facts: dict[str, Any], as_json: bool) -> None:
-    """Print what a command found: one JSON object, or a line for each fact."""
-    if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            lines = "".join(f"\n  {key}: {each}" for key, each in value.items())
-            sys.stdout.write(f"{name}:{lines or ' none'}\n")
-        else:
-            sys.stdout.write(f"{name}: {'none' if value == '' else value}\n")
 
 
 def write_json(out: Path, facts: dict[str, Any]) -> None:

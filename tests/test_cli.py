@@ -165,7 +165,7 @@ def test_a_missing_argument_is_named(
 def test_an_unknown_command_is_answered_with_the_known_ones(interp: Command) -> None:
     sentence = refusal(interp, "frobnicate")
     assert '"frobnicate"' in sentence
-    assert "capture, verify, info, analyze, report, doctor" in sentence
+    assert "import, demo, capture, verify, push, pull, diff, info" in sentence
 
 
 def test_an_unknown_option_is_answered_with_the_likely_one(interp: Command) -> None:
