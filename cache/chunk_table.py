@@ -38,6 +38,8 @@ class ChunkedDataset:
     """Of each raw chunk, in bytes."""
     sha256: tuple[str, ...]
     """Of each raw chunk."""
+    crc32: tuple[int, ...] = ()
+    """Of each raw chunk, for a part on this machine; empty in an index without."""
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -128,6 +130,7 @@ def _parsed(path: str, described: Any) -> ChunkedDataset:
         offset=np.array(_sizes(described, "offset"), dtype=np.int64),
         length=np.array(_sizes(described, "length"), dtype=np.int64),
         sha256=tuple(digests or ()),
+        crc32=_sizes(described, "crc32") if "crc32" in described else (),
     )
     _check_chunks(path, dataset)
     return dataset
@@ -156,6 +159,7 @@ def _check_chunks(path: str, dataset: ChunkedDataset) -> None:
     _require(same_axes, f"{path} has chunks of {len(dataset.chunks)} axes")
     _require(0 in dataset.shape or 0 not in dataset.chunks, f"{path} has chunks of no size")
     counts = {len(dataset.offset), len(dataset.length), len(dataset.sha256)}
+    counts |= {len(dataset.crc32)} if dataset.crc32 else set()
     _require(counts == {prod(dataset.grid)}, f"{path} does not list {prod(dataset.grid)} chunks")
     decoded = prod(dataset.chunks) * array_dtype(dataset.dtype).itemsize
     _require(decoded <= CHUNK_BYTES_LIMIT, f"{path} has chunks of {decoded} bytes")

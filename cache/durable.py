@@ -8,7 +8,7 @@ from interp.cache.errors import StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a quota or a limit on files is full."""
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**20
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

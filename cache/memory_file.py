@@ -1,16 +1,37 @@
 """A file in memory that a part is built in: one buffer, made once and used for every part."""
 
+import hashlib
 import io
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+HASHED_BYTES = 2**16
+"""What HDF5 writes at once and is at least so large is a chunk, which it does not write again."""
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of some bytes."""
+
+    sha256: str
+    crc32: int
+
+
+def digests(content: memoryview) -> Digests:
+    """SHA-256, and the checksum that is fast to compare."""
+    return Digests(hashlib.sha256(content).hexdigest(), zlib.crc32(content))
 
 
 class MemoryFile:
     """What h5py needs of a file, over a buffer of bytes that are zero until they are written.
 
     HDF5 leaves gaps in its files. Here they hold zeros, so that the same prompts give the same
-    bytes, and no part holds anything of the one built before it.
+    bytes, and no part holds anything of the one built before it. Chunks are hashed beside the
+    building, on another core.
 
     Args:
         capacity: Bytes to reserve; the buffer grows where a part needs more.
@@ -20,13 +41,27 @@ class MemoryFile:
         self._bytes = np.zeros(max(capacity, 1), dtype=np.uint8)
         self._position = 0
         self._end = 0
+        self._threads = ThreadPoolExecutor(1)
+        self._hashed: dict[tuple[int, int], Future[Digests]] = {}
 
     def content(self) -> memoryview:
         """All that was written; valid until the next write or `clear`."""
         return self._bytes.data[: self._end]
 
+    def digests(self, offset: int, length: int) -> Digests:
+        """Of the bytes at a place, which must not be written again."""
+        known = self._hashed.get((offset, length))
+        return known.result() if known else digests(self._bytes.data[offset : offset + length])
+
+    def close(self) -> None:
+        """Wait for what is being hashed; the file is of no use afterwards."""
+        self._threads.shutdown()
+
     def clear(self) -> None:
         """Forget what was written, and keep the memory."""
+        for each in self._hashed.values():
+            each.result()
+        self._hashed = {}
         self._bytes[: self._end] = 0
         self._position = self._end = 0
 
@@ -60,6 +95,9 @@ class MemoryFile:
         stop = self._position + len(content)
         self._reserve(stop)
         self._bytes.data[self._position : stop] = content
+        if len(content) >= HASHED_BYTES:
+            place, written = (self._position, len(content)), self._bytes.data[self._position : stop]
+            self._hashed[place] = self._threads.submit(digests, written)
         self._position = stop
         self._end = max(self._end, stop)
         return len(content)

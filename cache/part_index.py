@@ -4,9 +4,7 @@ With it, a part on a server is read in ranges that are checked before they are d
 any code of HDF5.
 """
 
-import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -52,9 +50,8 @@ def index_text(name: str, content: memoryview, datasets: dict[str, Any], *, sha2
 
 def indexed_datasets(file: MemoryFile) -> dict[str, Any]:
     """Shape, dtype, filters and chunks of every dataset of a part, by its path."""
-    content = file.content()
     with h5py.File(file, "r") as part:
-        return {path: _described(dataset, content) for path, dataset in _datasets(part)}
+        return {path: _described(dataset, file) for path, dataset in _datasets(part)}
 
 
 def dtype_name(dataset: h5py.Dataset) -> str:
@@ -78,11 +75,11 @@ def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.D
             yield f"{prefix}{name}", item
 
 
-def _described(dataset: h5py.Dataset, content: memoryview) -> dict[str, Any]:
+def _described(dataset: h5py.Dataset, file: MemoryFile) -> dict[str, Any]:
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
     chunks = _chunks(dataset)
-    raw = [content[offset : offset + length] for offset, length in chunks]
+    digests = [file.digests(offset, length) for offset, length in chunks]
     return {
         "shape": list(dataset.shape),
         "dtype": dtype_name(dataset),
@@ -90,8 +87,8 @@ def _described(dataset: h5py.Dataset, content: memoryview) -> dict[str, Any]:
         "filters": [FILTER_NAMES[each] for each in filters],
         "offset": [offset for offset, _ in chunks],
         "length": [length for _, length in chunks],
-        "sha256": [hashlib.sha256(each).hexdigest() for each in raw],
-        "crc32": [zlib.crc32(each) for each in raw],
+        "sha256": [each.sha256 for each in digests],
+        "crc32": [each.crc32 for each in digests],
     }
 
 

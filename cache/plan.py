@@ -57,6 +57,7 @@ def planned(
         n_prompts, n_tokens = n_prompts + 1, n_tokens + stored.n_tokens
     if totals.has_open_part:
         totals.seal()
+    totals.close()
     return StorePlan(
         n_prompts=n_prompts,
         n_tokens=n_tokens,
@@ -104,6 +105,9 @@ class _Totals:
             path = "resid/token_index"
             self._rows[path] = self._rows.get(path, 0) + len(stored.resid_token_index)
             self._like.setdefault(path, stored.resid_token_index[:0])
+
+    def close(self) -> None:
+        self._file.close()
 
     def seal(self) -> None:
         assert self._builder is not None

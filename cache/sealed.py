@@ -1,5 +1,6 @@
 """A part on this machine, read through HDF5; every fault in it is told with its name."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ import h5py
 import numpy as np
 
 from interp.cache.bfloat16 import is_bfloat16, read_bits
+from interp.cache.chunk_table import ChunkedDataset, parse_index
+from interp.cache.direct import is_direct, read_direct
 from interp.cache.errors import StoreError
-from interp.cache.manifest import check_version
+from interp.cache.manifest import PartEntry, check_version
 from interp.cache.part import FORMAT, attribute_text, read_layout
+from interp.cache.part_index import index_name
 from interp.cache.records import Layout
 
 DENSE = 4
@@ -25,13 +29,15 @@ class SealedPart:
 
     Args:
         path: Of the part.
+        entry: What the manifest says of it, where its index is to be used; then whole datasets of
+            residuals are read without HDF5, which is faster.
 
     Raises:
         StoreError: If it is no part, damaged, or of another format.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, path.name
+    def __init__(self, path: Path, entry: PartEntry | None = None) -> None:
+        self.path, self.name, self._entry = path, path.name, entry
         self._identity = _identity(path)
         with self._opened() as file:
             if attribute_text(file, "format") != FORMAT:
@@ -52,6 +58,9 @@ class SealedPart:
         columns: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Some rows of a dataset; as `PartSource` has it."""
+        if rows is None and columns is None and path in self._direct:
+            self._expect_same_file()
+            return read_direct(self.path, self._direct[path])
         with self._opened() as file:
             dataset = file[path]
             if rows is None:
@@ -77,6 +86,23 @@ class SealedPart:
         with self._opened() as file:
             file.visititems(keep)
         return found
+
+    @cached_property
+    def _direct(self) -> dict[str, ChunkedDataset]:
+        """What can be read by the index; nothing without one."""
+        if self._entry is None or self._entry.index_sha256 is None:
+            return {}
+        path = self.path.with_name(index_name(self.name))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be read ({error.strerror}); copy the store again, whole"
+            ) from error
+        if hashlib.sha256(content).hexdigest() != self._entry.index_sha256:
+            raise StoreError(f"{path} is not what the manifest says; copy the store again")
+        indexed = parse_index(content, entry=self._entry, where=str(path))
+        return {name: each for name, each in indexed.items() if is_direct(each)}
 
     @contextmanager
     def _opened(self) -> Iterator[h5py.File]:

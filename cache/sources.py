@@ -58,7 +58,11 @@ def _local(
     paths = [folder / entry.name for entry in entries]
     if not trusted:
         audited_all(paths)
-    sealed = [SealedPart(path) for path in paths]
+    # The index of a stranger vouches for nothing that the audit has seen.
+    sealed = [
+        SealedPart(path, entry if trusted else None)
+        for path, entry in zip(paths, entries, strict=True)
+    ]
     first = sealed[0]
     for part in sealed:
         if (

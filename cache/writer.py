@@ -210,11 +210,11 @@ class StoreWriter:
         assert self._builder is not None
         assert self._file is not None
         name, content = part_name(len(self._parts)), self._builder.finish()
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(1) as threads:
             digest = threads.submit(lambda: hashlib.sha256(content).hexdigest())
-            datasets = threads.submit(indexed_datasets, self._file)
             write_whole(self.path / name, content)
-            index = index_text(name, content, datasets.result(), sha256=digest.result()).encode()
+            datasets = indexed_datasets(self._file)
+            index = index_text(name, content, datasets, sha256=digest.result()).encode()
         write_whole(self.path / index_name(name), index)
         self._parts.append(
             PartEntry(
@@ -258,6 +258,8 @@ class StoreWriter:
         """Give up the lock; where nothing was sealed, there is no folder afterwards."""
         if self._builder is not None:
             self._builder.abandon()
+        if self._file is not None:
+            self._file.close()
         self._builder = self._file = None
         if self._is_new and not self._parts:
             clear_leftovers(self.path, [])

@@ -33,8 +33,8 @@ CAPTURE_PACKAGES = (
 """What the extra `capture` installs and a command may find missing."""
 importing = App(name="import", help="Make a store of traces recorded elsewhere.")
 app.command(importing)
-for command in (fingerprinting, vllm, olmoe, npz):
-    importing.command(command)
+for trace in (fingerprinting, vllm, olmoe, npz):
+    importing.command(trace)
 
 Prompts = Annotated[
     list[str],
