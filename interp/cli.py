@@ -149,11 +149,11 @@ for command in (verify, push, pull, diff):
 
 
 @app.command
-def info(store: Path, /, *, json: Json = False) -> None:
+def info(store: str, /, *, json: Json = False) -> None:
     """Say what a store holds.
 
     Args:
-        store: The store, such as run.moe.
+        store: The store, such as run.moe or hf://datasets/USER/NAME.
     """
     from dataclasses import asdict
 
@@ -176,7 +176,7 @@ def info(store: Path, /, *, json: Json = False) -> None:
 
 @app.command
 def analyze(
-    store: Path, /, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
+    store: str, /, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
 ) -> None:
     """Compare expert usage and probe the condition; write the tables as JSON.
 
@@ -200,7 +200,7 @@ def analyze(
 
 @app.command
 def report(
-    store: Path, /, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
+    store: str, /, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
 ) -> None:
     """Draw the interactive report as one offline HTML file.
 
