@@ -108,7 +108,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="store-speed-"))
     one = batch(0)
     batches = [one] * options.batches
-    part_mb = 128.0
+    part_mb = 512.0
 
     def clear() -> None:
         """Deleted blocks are discarded when they are synced, which must not fall to the next."""

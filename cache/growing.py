@@ -99,8 +99,11 @@ class GrowingDataset:
                 settings.set_shuffle()
                 settings.set_deflate(GZIP_LEVEL)
             settings.set_fletcher32()
+        # Chunks come whole and are not read again; HDF5 would keep megabytes of them per dataset.
+        access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+        access.set_chunk_cache(1, 0, 1.0)
         name, group = self._name.encode(), self._group.id
-        return h5py.h5d.create(group, name, self._file_type(), space, settings)
+        return h5py.h5d.create(group, name, self._file_type(), space, settings, dapl=access)
 
     def _file_type(self) -> Any:
         if self._bfloat16:
