@@ -33,14 +33,15 @@ def read_direct(path: Path, dataset: ChunkedDataset) -> np.ndarray:
     """
     values = np.empty(dataset.shape, dtype=array_dtype(dataset.dtype))
     n_threads = min(THREADS, os.cpu_count() or 1, max(len(dataset.crc32), 1))
-    descriptor = os.open(path, os.O_RDONLY)
+    shares = np.array_split(np.arange(len(dataset.crc32)), n_threads)
     try:
-        with ThreadPoolExecutor(n_threads) as threads:
-            shares = np.array_split(np.arange(len(dataset.crc32)), n_threads)
-            done = [threads.submit(_read, descriptor, dataset, values, share) for share in shares]
-            faulty = [number for each in done for number in each.result()]
-    finally:
-        os.close(descriptor)
+        with path.open("rb", buffering=0) as file, ThreadPoolExecutor(n_threads) as threads:
+            reads = [threads.submit(_read, file.fileno(), dataset, values, each) for each in shares]
+            faulty = [number for each in reads for number in each.result()]
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read ({error.strerror}); open the store again"
+        ) from error
     if faulty:
         raise StoreError(
             f"{path} cannot be read: chunk {faulty[0]} of a dataset of shape {dataset.shape} is "

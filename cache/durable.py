@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from interp.cache.errors import StorageError
@@ -21,19 +23,30 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     """
     staged = path.with_name(f".{path.name}.tmp")
     try:
-        _write(staged, memoryview(content))
-        staged.replace(path)
-        sync_folder(path.parent)
+        with told_when_full(f"{path} needs {len(content):,} bytes and there is no space for it"):
+            _write(staged, memoryview(content))
+            staged.replace(path)
+            sync_folder(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_when_full(found: str) -> Iterator[None]:
+    """Turn what the system says of a full disk into a sentence that begins with what was found.
+
+    Raises:
+        StorageError: If the body meets a disk, a quota or a limit that is full.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise StorageError(
-            f"{path} needs {len(content):,} bytes and there is no space for it "
-            f"({os.strerror(error.errno)}); free some, or raise the limit, and run the same again: "
-            "what was sealed before is kept"
+            f"{found} ({os.strerror(error.errno)}); free some, or raise the limit, and run the "
+            "same again: what was sealed before is kept"
         ) from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -12,6 +12,24 @@ from interp.cache.part import FORMAT, FORMAT_VERSION, part_name
 from interp.cache.records import Layout
 
 MANIFEST_NAME = "manifest.json"
+DIGEST_FIELD = "content_sha256"
+MANIFEST_FIELDS = (
+    "format",
+    "format_version",
+    "complete",
+    "created",
+    "tier",
+    "part_bytes",
+    "n_prompts",
+    "n_tokens",
+    "layout",
+    "self_check",
+    "provenance_sha256",
+    "provenance",
+    "parts",
+    DIGEST_FIELD,
+)
+"""All that a manifest of this version may say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +52,14 @@ class PartEntry:
         return cls(**{name: value for name, value in entry.items() if name in known})
 
 
-def canonical_provenance(provenance: Mapping[str, Any]) -> str:
-    """Provenance as JSON text, the same for the same content.
+def canonical_json(content: Mapping[str, Any]) -> str:
+    """Provenance, or a manifest that holds it, as JSON text: the same for the same content.
 
     Raises:
         ValueError: If it holds anything that JSON does not have.
     """
     try:
-        text = json.dumps(provenance, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -52,7 +70,7 @@ def canonical_provenance(provenance: Mapping[str, Any]) -> str:
 
 def json_values(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance as it comes back from a store: tuples as lists, all keys as text."""
-    values: dict[str, Any] = json.loads(canonical_provenance(provenance))
+    values: dict[str, Any] = json.loads(canonical_json(provenance))
     return values
 
 
@@ -112,7 +130,17 @@ def manifest_text(parts: Sequence[PartEntry], described: Described, *, complete:
         "provenance": json.loads(described.provenance),
         "parts": [asdict(part) for part in parts],
     }
+    document[DIGEST_FIELD] = content_digest(document)
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a manifest says but the time, as canonical JSON; ours.
+
+    The same capture has the same one, whenever it ran.
+    """
+    said = {name: manifest[name] for name in manifest if name not in ("created", DIGEST_FIELD)}
+    return hashlib.sha256(canonical_json(said).encode()).hexdigest()
 
 
 def read_manifest(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:

@@ -144,7 +144,7 @@ def chunk_rows(path: str, values: np.ndarray) -> int:
         return min(max(LOGITS_PER_CHUNK // int(values.shape[2]), 1), CHUNK_TOKENS)
     if values.ndim == 3:
         return CHUNK_TOKENS
-    return CHUNK_ROWS if values.ndim == 2 else CHUNK_BYTES // int(values.itemsize)
+    return CHUNK_ROWS if values.ndim == 2 else max(CHUNK_BYTES // int(values.itemsize), 1)
 
 
 def _write(group: h5py.Group, name: str, values: np.ndarray, *, gzip: bool = False) -> None:

@@ -5,14 +5,14 @@ any code of HDF5.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
 import h5py
 
 from interp.cache.bfloat16 import is_bfloat16
-from interp.cache.memory_file import MemoryFile
+from interp.cache.memory_file import Digests, MemoryFile
 
 INDEX_FORMAT = "moe-interp-index"
 INDEX_VERSION = "1.0"
@@ -51,7 +51,14 @@ def index_text(name: str, content: memoryview, datasets: dict[str, Any], *, sha2
 def indexed_datasets(file: MemoryFile) -> dict[str, Any]:
     """Shape, dtype, filters and chunks of every dataset of a part, by its path."""
     with h5py.File(file, "r") as part:
-        return {path: _described(dataset, file) for path, dataset in _datasets(part)}
+        return described_datasets(part, file.digests)
+
+
+def described_datasets(
+    part: h5py.File, digests_at: Callable[[int, int], Digests]
+) -> dict[str, Any]:
+    """As `indexed_datasets`, of any open part; `digests_at` takes offset and length of a chunk."""
+    return {path: _described(dataset, digests_at) for path, dataset in _datasets(part)}
 
 
 def dtype_name(dataset: h5py.Dataset) -> str:
@@ -75,11 +82,11 @@ def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.D
             yield f"{prefix}{name}", item
 
 
-def _described(dataset: h5py.Dataset, file: MemoryFile) -> dict[str, Any]:
+def _described(dataset: h5py.Dataset, digests_at: Callable[[int, int], Digests]) -> dict[str, Any]:
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
     chunks = _chunks(dataset)
-    digests = [file.digests(offset, length) for offset, length in chunks]
+    digests = [digests_at(offset, length) for offset, length in chunks]
     return {
         "shape": list(dataset.shape),
         "dtype": dtype_name(dataset),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from interp.cache.durable import FULL, sync_folder, write_whole
+from interp.cache.durable import FULL, sync_folder, told_when_full, write_whole
 from interp.cache.errors import InputError, StorageError, StoreError
 from interp.cache.manifest import MANIFEST_NAME
 from interp.cache.part import FORMAT, FORMAT_VERSION
@@ -62,10 +62,11 @@ def receive(
         StorageError: If there is no space left.
     """
     _expect_ours(folder, origin, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:
-        lock.acquire()
+        with told_when_full(f"{folder} cannot be made, for there is no space"):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout as error:
         raise InputError(
             f"another process is writing to {folder}; wait for it, or choose another folder"

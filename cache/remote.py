@@ -24,7 +24,7 @@ from interp.cache.indexed_part import IndexedPart, concurrently
 from interp.cache.manifest import (
     MANIFEST_NAME,
     PartEntry,
-    canonical_provenance,
+    canonical_json,
     checked_manifest,
 )
 from interp.cache.part_index import index_name
@@ -175,7 +175,7 @@ def _check_provenance(manifest: Mapping[str, Any], where: str) -> None:
             f"{where} holds no provenance, as those of older stores; pull the store with interp "
             "pull and open the copy"
         )
-    digest = hashlib.sha256(canonical_provenance(provenance).encode()).hexdigest()
+    digest = hashlib.sha256(canonical_json(provenance).encode()).hexdigest()
     if digest != manifest.get("provenance_sha256"):
         raise StoreError(
             f"{where} holds another provenance than its provenance_sha256 is of; ask for the store "

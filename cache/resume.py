@@ -14,7 +14,7 @@ from interp.cache.errors import InputError, StoreError
 from interp.cache.manifest import (
     Described,
     PartEntry,
-    canonical_provenance,
+    canonical_json,
     layout_from_json,
     read_unfinished,
     same_layout,
@@ -104,7 +104,7 @@ def _described(path: Path, manifest: Mapping[str, Any], parts: Sequence[PartEntr
         provenance = SealedPart(path / parts[0].name).provenance
     return Described(
         layout=layout_from_json(manifest["layout"]),
-        provenance=canonical_provenance(provenance),
+        provenance=canonical_json(provenance),
         created=str(manifest["created"]),
         part_bytes=int(manifest.get("part_bytes", 0)),
         tier=str(manifest.get("tier", "full")),

@@ -26,6 +26,7 @@ class Sizes:
     def __init__(self, *, fixed: int) -> None:
         self._fixed = fixed + PART_OVERHEAD
         self._n_prompts = 0
+        self._n_index = 0
         self._longest = dict.fromkeys(PROMPT_FIELDS, 1)
         self._n_rows: dict[str, int] = {}
         self._like: dict[str, np.ndarray] = {}
@@ -33,6 +34,7 @@ class Sizes:
     def add(self, stored: Stored) -> None:
         """Count the rows of one prompt."""
         self._n_prompts += 1
+        self._n_index += _n_index(stored)
         self._longest = _longest(self._longest, stored)
         for path, values in arrays_of(stored).items():
             self._n_rows[path] = self._n_rows.get(path, 0) + len(values)
@@ -41,16 +43,18 @@ class Sizes:
     def with_one_more(self, stored: Stored) -> int:
         """Bytes that the part takes at most when this prompt is added, without compression."""
         longest, n_prompts = _longest(self._longest, stored), self._n_prompts + 1
-        of_prompts = n_prompts * (sum(longest.values()) + 2 * 8)
-        rows = 0 if stored.resid_token_index is None else len(stored.resid_token_index)
-        return self._fixed + of_prompts + 8 * rows + self._of_arrays(arrays_of(stored))
-
-    def _of_arrays(self, added: Mapping[str, np.ndarray]) -> int:
-        n_index = len(PROMPT_FIELDS) + 3
-        return n_index * (DATASET_OVERHEAD + CHUNK_OVERHEAD) + sum(
-            dataset_bytes(path, values, n_rows=self._n_rows.get(path, 0) + len(values))
-            for path, values in added.items()
+        fields = [(f"S{length}", n_prompts) for length in longest.values()]
+        offsets = [("<i8", n_prompts + 1)] * 2
+        index = [("<i8", self._n_index + _n_index(stored))]
+        of_prompts = sum(
+            dataset_bytes("prompts", np.empty(0, dtype), n_rows=n_rows)
+            for dtype, n_rows in fields + offsets + index
         )
+        of_arrays = sum(
+            dataset_bytes(path, values, n_rows=self._n_rows.get(path, 0) + len(values))
+            for path, values in arrays_of(stored).items()
+        )
+        return self._fixed + of_prompts + of_arrays
 
 
 def dataset_bytes(path: str, like: np.ndarray, *, n_rows: int) -> int:
@@ -67,6 +71,10 @@ def dataset_bytes(path: str, like: np.ndarray, *, n_rows: int) -> int:
     padded = n_rows if n_rows < per_chunk else n_blocks * per_chunk
     of_row = int(np.prod(like.shape[1:], dtype=int)) * like.itemsize
     return padded * of_row + n_chunks * CHUNK_OVERHEAD + DATASET_OVERHEAD
+
+
+def _n_index(stored: Stored) -> int:
+    return 0 if stored.resid_token_index is None else len(stored.resid_token_index)
 
 
 def _longest(longest: Mapping[str, int], stored: Stored) -> dict[str, int]:

@@ -10,7 +10,7 @@ from interp.cache.errors import StoreError
 from interp.cache.manifest import (
     MANIFEST_NAME,
     PartEntry,
-    canonical_provenance,
+    canonical_json,
     checked_manifest,
     layout_from_json,
     read_manifest,
@@ -136,7 +136,7 @@ def _expect_provenance(
     folder: Path, manifest: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> None:
     """The manifest and the parts are of the same capture."""
-    digest = hashlib.sha256(canonical_provenance(provenance).encode()).hexdigest()
+    digest = hashlib.sha256(canonical_json(provenance).encode()).hexdigest()
     if manifest.get("provenance_sha256") != digest:
         raise StoreError(
             f"{folder}/{MANIFEST_NAME} is of another capture than {part_name(0)}; copy the store "

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +14,13 @@ from filelock import FileLock, Timeout
 
 from interp.cache.card import CARD_NAME, store_card
 from interp.cache.checks import check_layout
-from interp.cache.durable import write_whole
+from interp.cache.durable import told_when_full, write_whole
 from interp.cache.errors import InputError
 from interp.cache.manifest import (
     MANIFEST_NAME,
     Described,
     PartEntry,
-    canonical_provenance,
+    canonical_json,
     json_values,
     manifest_text,
 )
@@ -40,6 +41,8 @@ from interp.cache.resume import (
 from interp.cache.sizes import Sizes
 from interp.cache.stored import Stored, checked
 
+FOLDER_TRIES = 20
+"""To lock a folder that another writer, which wrote nothing, removes at the same moment."""
 SPARE = 1.02
 """Of the buffer, over the size of a part: estimates are rounded up already."""
 
@@ -94,7 +97,7 @@ class StoreWriter:
         self._layout = layout
         self._described = Described(
             layout=layout,
-            provenance=canonical_provenance(provenance),
+            provenance=canonical_json(provenance),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             part_bytes=int(part_mb * 10**6),
             tier=tier,
@@ -112,13 +115,8 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; choose another path or delete it first")
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                f"another process is writing to {self.path}; wait for it, or choose another path"
-            ) from error
+        with told_when_full(f"{self.path} cannot be made, for there is no space"):
+            self._take_lock()
         try:
             self._recover()
         except BaseException:
@@ -162,6 +160,22 @@ class StoreWriter:
                 self._finish()
         finally:
             self._leave()
+
+    def _take_lock(self) -> None:
+        """Make the folder and lock it, also where a writer that gives up is about to remove it."""
+        for is_last in (*[False] * FOLDER_TRIES, True):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire()
+                return
+            except Timeout as error:
+                raise InputError(
+                    f"another process is writing to {self.path}; wait for it, or choose another "
+                    "path"
+                ) from error
+            except (FileExistsError, FileNotFoundError):
+                if is_last:
+                    raise
 
     def _recover(self) -> None:
         """Take up what an earlier run left at the path."""
@@ -264,10 +278,12 @@ class StoreWriter:
         if self._is_new and not self._parts:
             clear_leftovers(self.path, [])
             (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+        is_left_empty = is_empty_folder(self.path)
         (self.path / LOCK_NAME).unlink(missing_ok=True)  # while it is held: no other can have it
         self._lock.release()
-        if is_empty_folder(self.path):
-            self.path.rmdir()
+        if is_left_empty:
+            with suppress(OSError):  # another writer may have begun there
+                self.path.rmdir()
 
 
 def is_captured(path: Path, *, layout: Layout, provenance: Mapping[str, Any]) -> bool:
@@ -282,7 +298,7 @@ def is_captured(path: Path, *, layout: Layout, provenance: Mapping[str, Any]) ->
     if not Path(path).exists():
         return False
     wanted = Described(
-        layout=layout, provenance=canonical_provenance(provenance), created="", part_bytes=0
+        layout=layout, provenance=canonical_json(provenance), created="", part_bytes=0
     )
     found = found_at(Path(path), wanted)
     return found is not None and found.is_complete and bool(open_store(path))

@@ -111,6 +111,14 @@ def write(
     return path
 
 
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """bfloat16 bits by hand; other floats by NumPy."""
+    if values.dtype == np.uint16:
+        pairs = np.stack([np.zeros_like(values), values], axis=-1)
+        return pairs.view("<f4")[..., 0]
+    return values.astype(np.float32)
+
+
 def expect_valid(*stores: Path) -> None:
     """Run the independent check; skip the test where the checkout has no `../shared` beside it."""
     if not CHECK_STORE.exists():

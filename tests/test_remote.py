@@ -34,6 +34,8 @@ from tests.remote_samples import (
 )
 from tests.store_samples import RESID_LAYOUT, sample, write
 
+pytestmark = pytest.mark.slow
+
 HASTE = Patience(
     attempts=3, first_wait_s=0.01, longest_wait_s=0.05, silence_s=0.4, least_bytes_per_s=1e6
 )

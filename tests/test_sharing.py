@@ -23,6 +23,8 @@ from interp.cache.sharing import pull, push
 from tests.hub_server import TOKEN, Entry, Hub, hub_server
 from tests.store_samples import RESID_LAYOUT, sample, write
 
+pytestmark = pytest.mark.slow
+
 HUB_WARNS = "ignore:Use 'content=:DeprecationWarning"
 REPO = "hf://datasets/me/run"
 
@@ -123,7 +125,6 @@ def test_shorter_store_leaves_no_part_of_the_longer_one(tmp_path: Path) -> None:
     assert digests(tmp_path / "shelf") == digests(tmp_path / "b.moe")
 
 
-@pytest.mark.slow
 def test_readers_during_a_republish_see_one_store_or_a_sentence(tmp_path: Path) -> None:
     stores = [store(tmp_path / f"{n}.moe", seeds=range(9 * n, 9 * n + 4)) for n in (0, 1)]
     shelf = tmp_path / "shelf"
@@ -414,7 +415,6 @@ def test_push_that_broke_sends_no_part_twice(tmp_path: Path, hub: Hub) -> None:
     assert digests(pull(REPO, tmp_path / "b.moe")) == digests(ours)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings(HUB_WARNS)
 def test_branch_of_the_hub_is_made_and_leaves_main(tmp_path: Path, hub: Hub) -> None:
     push(changed(tmp_path / "a.moe", last=3), REPO, is_public=True)

@@ -24,6 +24,7 @@ from tests.store_samples import (
     NORMS_LAYOUT,
     PROVENANCE,
     RESID_LAYOUT,
+    as_float32,
     expect_valid,
     forged,
     sample,
@@ -69,14 +70,6 @@ def same_bits(found: np.ndarray, expected: np.ndarray, dtype: Any) -> bool:
 
 def joined(prompts: list[PromptActivations], name: str) -> np.ndarray:
     return np.concatenate([getattr(activations, name) for activations in prompts])
-
-
-def as_float32(values: np.ndarray) -> np.ndarray:
-    """bfloat16 bits by hand; other floats by NumPy."""
-    if values.dtype == np.uint16:
-        pairs = np.stack([np.zeros_like(values), values], axis=-1)
-        return pairs.view("<f4")[..., 0]
-    return values.astype(np.float32)
 
 
 def expect_same_tokens(store: Store, prompts: list[PromptActivations]) -> None:

@@ -22,6 +22,8 @@ from tests.hostile_parts import HOSTILE, LAYOUT, place_secrets, sound_part
 from tests.part_mutants import mutants, read_back
 from tests.store_samples import sample, write
 
+pytestmark = pytest.mark.slow
+
 NOT_PLAIN = ("pipe", "symbolic link", "folder", "nothing at all")
 WATCHED = 0x1 | 0x2 | 0x20 | 0x100
 """inotify: read, written, opened, made."""
@@ -153,7 +155,6 @@ def with_audit(monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     monkeypatch.setattr(sandbox, "_BOOT", boot)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "match"),
     [
@@ -201,7 +202,6 @@ def test_a_child_that_sleeps_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -257,7 +257,6 @@ def test_a_signed_size_in_the_header_is_read_as_it_stands(tmp_path: Path) -> Non
         audited(part)
 
 
-@pytest.mark.slow
 def test_mutants_never_kill_this_process_and_what_passes_can_be_read(tmp_path: Path) -> None:
     sound = sound_part(tmp_path).read_bytes()
     damaged = list(mutants(sound, n=300, seed=0))
