@@ -9,6 +9,9 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 PIP_OLDEST := .venv-oldest/bin/python $(INSTALL) .venv-oldest/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# On all cores; a module's tests stay together until another core has none left.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
 TESTS_OLDEST := $(patsubst %, tests/test_%.py, capture checkpoint families generation \
 	gpt_oss_oracle interventions render self_check tap)
 
@@ -20,13 +23,13 @@ demo: .venv/capture
 
 test: .venv/dev lint
 	sh tests/install_system_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-fast:
-	$(BIN)/python -m pytest -m "not slow" --exitfirst
+	$(BIN)/python $(PYTEST) -m "not slow" --exitfirst
 
 test-oldest: .venv-oldest/capture
-	.venv-oldest/bin/python -m pytest $(TESTS_OLDEST)
+	.venv-oldest/bin/python $(PYTEST) $(TESTS_OLDEST)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -61,6 +64,6 @@ clean:
 
 .venv-oldest/capture: pyproject.toml .venv-oldest/constraints.txt
 	$(PIP_OLDEST) torch==2.13.0
-	$(PIP_OLDEST) --editable '.[capture]' beartype hypothesis pytest
+	$(PIP_OLDEST) --editable '.[capture]' beartype hypothesis pytest pytest-xdist
 	$(PIP_OLDEST) --no-deps --ignore-requires-python gpt-oss
 	touch $@

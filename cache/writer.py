@@ -213,6 +213,7 @@ class StoreWriter:
     def _begin(self) -> None:
         if self._file is None:
             self._file = MemoryFile(int(min(self._described.part_bytes, 2**40) * SPARE))
+        self._file.clear()
         self._builder = PartBuilder(
             self._file,
             layout=self._layout,
@@ -241,8 +242,6 @@ class StoreWriter:
                 index_sha256=hashlib.sha256(index).hexdigest(),
             )
         )
-        del content
-        self._file.clear()
         self._builder, self._sizes = None, self._no_rows()
         self._write_manifest(complete=False)
 

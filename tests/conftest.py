@@ -1,7 +1,6 @@
 """Shared by all tests: shape checks at run time, tiny models, and no silent skip in CI."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,36 @@ MAY_SKIP = ("beside the repository", "accelerator")
 """In CI, a test may skip only for a reason that names one of these."""
 
 
+class Skips:
+    """Collects what was skipped; also in the process that hands tests out to others."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self.reports[report.nodeid] = str(report.longrepr)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that is skipped while it is collected, as by `importorskip`, has no test."""
+        if report.skipped:
+            self.reports[report.nodeid] = str(report.longrepr)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Without a browser or a package, CI would otherwise be green and prove nothing."""
+        silent = [
+            f"{name}: {reason}"
+            for name, reason in self.reports.items()
+            if not any(allowed in reason for allowed in MAY_SKIP)
+        ]
+        if os.environ.get("CI") and silent:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            session.config.get_terminal_writer().line("\nskipped in CI:\n" + "\n".join(silent))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
-    config.stash[SKIPPED] = []
-
-
-SKIPPED = pytest.StashKey[list[str]]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        item.config.stash[SKIPPED].append(f"{item.nodeid}: {report.longrepr}")
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
-    """A module that is skipped while it is collected, as by `importorskip`, has no item to skip."""
-    report = yield
-    if report.skipped:
-        collector.config.stash[SKIPPED].append(f"{collector.nodeid}: {report.longrepr}")
-    return report
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Without a browser or a package, CI would otherwise be green and prove nothing."""
-    silent = [
-        each
-        for each in session.config.stash[SKIPPED]
-        if not any(reason in each for reason in MAY_SKIP)
-    ]
-    if os.environ.get("CI") and silent:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        session.config.get_terminal_writer().line("\nskipped in CI:\n" + "\n".join(silent))
+    config.pluginmanager.register(Skips())
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,17 @@ NO_SUCH_PACKAGE = "import pytest\n\npytest.importorskip('no_such_package')\n"
 ALLOWED = "the recorded routing lies beside the repository, and is not there"
 
 
-def run_pytest(folder: Path, module: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(
+    folder: Path, module: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run pytest on this module and on a test that passes, with the conftest of these tests."""
     (folder / "test_given.py").write_text(module)
     (folder / "test_passing.py").write_text(PASSES)
     root = str(Path(__file__).resolve().parents[1])
     inherited = {name: value for name, value in os.environ.items() if name != "CI"}
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "."],
+        [*command, *options, "."],
         cwd=folder,
         env=inherited | {"PYTHONPATH": root} | environment,
         capture_output=True,
@@ -38,6 +41,18 @@ def test_skip_without_an_allowed_reason_fails_in_ci(tmp_path: Path, module: str)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
     listed = run.stdout.partition("skipped in CI:\n")[2]
     assert "test_given.py" in listed
+    assert "why not" in listed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module", [IN_A_TEST.format(reason="why not"), AT_THE_TOP.format(reason="why not")]
+)
+def test_skip_in_another_process_fails_in_ci(tmp_path: Path, module: str) -> None:
+    run = run_pytest(tmp_path, module, "--numprocesses=2", CI="true")
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
+    listed = run.stdout.partition("skipped in CI:\n")[2]
+    assert listed.count("test_given.py") >= 1
     assert "why not" in listed
 
 

@@ -229,9 +229,9 @@ def test_a_store_of_answers_says_which_tokens_the_model_wrote(
         by_hand = greedy_by_hand(tiny.model, before.token_id, 5)
         np.testing.assert_array_equal(store.token_id[ours & store.generated], by_hand[:4])
         assert store.text(number) == before.text + tiny.tokenizer.decode(by_hand)
-    decoding, n_prompt = store.manifest["self_check"]["decoding"], len(rendered(tiny)[0].token_id)
+    decoding = store.manifest["self_check"]["decoding"]  # of the prompt that agrees least
     assert decoding["prompt"]["same_experts"] == decoding["answer"]["same_experts"] == 1
-    assert decoding["prompt"]["n_choices"] == 2 * n_prompt
+    assert decoding["prompt"]["n_choices"] in {2 * len(each.token_id) for each in rendered(tiny)}
     assert decoding["answer"]["n_choices"] == 2 * 4
     assert store.provenance["settings"]["generation"]["max_new_tokens"] == 5
 
