@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from interp.cache.errors import InputError, StoreError
 from interp.cache.manifest import (
+    MANIFEST_NAME,
     Described,
     PartEntry,
     canonical_json,
@@ -25,6 +27,10 @@ from interp.cache.sealed import SealedPart
 
 LOCK_NAME = ".lock"
 """Held while a store is written; not part of the store."""
+_PART = r"part-\d{5}\.(?:h5|index\.json)"
+PART_FILE = re.compile(_PART)
+STAGED_FILE = re.compile(rf"\.(?:{_PART}|manifest\.json|README\.md)\.tmp")
+"""Of a store, under its name until it is whole; anything else is the user's, and stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,7 @@ def found_at(path: Path, wanted: Described) -> Found | None:
 
     Raises:
         InputError: If something else is there; of another store, the fields that differ are named.
+        StoreError: If a store is there and damaged.
     """
     if is_empty_folder(path):
         return None
@@ -49,6 +56,8 @@ def found_at(path: Path, wanted: Described) -> Found | None:
         is_complete = manifest.get("complete") is True
         found = _described(path, manifest, parts)
     except (InputError, StoreError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError) and (path / MANIFEST_NAME).is_file():
+            raise StoreError(f"{error}, or delete {path} and run the same again") from error
         raise InputError(
             f"{path} holds something else ({error}); choose another path or delete it first"
         ) from error
@@ -61,15 +70,16 @@ def found_at(path: Path, wanted: Described) -> Found | None:
 def clear_leftovers(path: Path, parts: Sequence[PartEntry]) -> None:
     """Remove what belongs to no sealed part: its process ended before the manifest named it."""
     names = {each.name for each in parts} | {index_name(each.name) for each in parts}
-    for left in (*path.glob("part-*"), *path.glob(".*.tmp")):
-        if left.name not in names:
+    for left in path.iterdir():
+        is_part = PART_FILE.fullmatch(left.name) and left.name not in names
+        if is_part or STAGED_FILE.fullmatch(left.name):
             left.unlink()
 
 
 def is_empty_folder(path: Path) -> bool:
     """Whether nothing is in a folder but what a writer left that had not begun."""
     return path.is_dir() and all(
-        each.name == LOCK_NAME or each.match(".*.tmp") for each in path.iterdir()
+        each.name == LOCK_NAME or STAGED_FILE.fullmatch(each.name) for each in path.iterdir()
     )
 
 

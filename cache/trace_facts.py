@@ -36,6 +36,8 @@ class TraceFacts:
     """Texts of token ids 0, 1, ...; empty where ids are of the model's own vocabulary."""
 
     def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise InputError("model is empty, expected the name of the model that was traced")
         if self.condition is not None and self.condition not in CONDITIONS:
             raise InputError(
                 f"condition is {self.condition!r}, expected one of {', '.join(CONDITIONS)}"

@@ -83,8 +83,8 @@ class StoreWriter:
         tier: str = "full",
     ) -> None:
         check_layout(layout)
-        if part_mb <= 0:
-            raise ValueError(f"part_mb is {part_mb}, expected more than 0")
+        if not 0 < part_mb < float("inf"):
+            raise ValueError(f"part_mb is {part_mb}, expected a number of MB above 0")
         if bool(vocab) != layout.vocab_local:
             raise ValueError(
                 f"vocab has {len(vocab)} entries, but layout.vocab_local is {layout.vocab_local}; "

@@ -55,7 +55,7 @@ def load_model(
             expert routing.
     """
     name_or_path = str(name_or_path)
-    _check_names(name_or_path, dtype)
+    check_names(name_or_path, dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, device_map=device_map, output_loading_info=True
@@ -122,8 +122,12 @@ def model_provenance(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _check_names(name_or_path: str, dtype: str) -> None:
-    """Refuse what transformers would meet with a traceback, or look for on the hub."""
+def check_names(name_or_path: str, dtype: str) -> None:
+    """Refuse what transformers would meet with a traceback, or look for on the hub.
+
+    Raises:
+        InputError: Naming what was given and what is expected.
+    """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     is_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1

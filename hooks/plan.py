@@ -16,6 +16,7 @@ from interp.cache.plan import StorePlan, planned, shape_only
 from interp.cache.records import PROMPT_FIELDS, Layout, Prompt
 from interp.cache.stored import Stored
 from interp.hooks.capture import model_layout
+from interp.hooks.load import check_names
 from interp.hooks.positions import kept_positions
 from interp.hooks.render import RenderedPrompt, render_prompt
 from interp.hooks.settings import CaptureSettings
@@ -78,8 +79,9 @@ def skeleton(name_or_path: str | Path, *, dtype: str) -> tuple[Any, Any]:
     """The modules of a model without its weights, and its tokenizer.
 
     Raises:
-        InputError: If there is no such model.
+        InputError: If there is no such model or dtype.
     """
+    check_names(str(name_or_path), dtype)
     try:
         config = AutoConfig.from_pretrained(name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)

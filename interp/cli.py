@@ -1,6 +1,7 @@
 """The command `interp`: progress and sentences on stderr, results on stdout."""
 
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from interp import __version__
 from interp.cache.errors import InputError, InterpError, ModelError
 from interp.cli_imports import fingerprinting, npz, olmoe, vllm
 from interp.cli_options import Json, Several, check_number, check_out, say
-from interp.cli_sharing import diff, pull, push, verify
+from interp.cli_sharing import diff, pull, push, usage_facts, verify
 
 app = App(
     name="interp",
@@ -109,8 +110,8 @@ def capture(
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
     check_sampling(max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    if not part_mb > 0:
-        raise InputError(f"--part-mb is {part_mb:g}, expected more than 0")
+    if not 0 < part_mb < float("inf"):
+        raise InputError(f"--part-mb is {part_mb:g}, expected a number of MB above 0")
     from interp.cache.reader import open_store
     from interp.prompts.loading import load_several
 
@@ -159,6 +160,10 @@ def info(store: str, /, *, json: Json = False) -> None:
 
     from interp.cache.reader import open_store
 
+    table = usage_facts(store)
+    if table is not None:
+        say(table, json)
+        return
     opened = open_store(store)
     prompts = opened.prompts
     kinds = Counter(zip(prompts["condition"], prompts["source"], strict=True))
@@ -314,6 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; what goes wrong on purpose is one sentence and an exit code."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except CycloptsError as error:
         fail(usage_sentence(error), InputError.exit_code)
     except InterpError as error:
@@ -324,6 +330,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sentence = f"{package} is not installed, but this command needs it; install it with: "
         fail(f"{sentence}pip install 'moe-interp[capture]'", InputError.exit_code)
+    except BrokenPipeError:
+        # Its reader wants no more, as head does; what is left must not be flushed into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise

@@ -56,12 +56,14 @@ def test_skip_in_another_process_fails_in_ci(tmp_path: Path, module: str) -> Non
     assert "why not" in listed
 
 
+@pytest.mark.slow
 def test_package_that_a_module_cannot_import_fails_in_ci(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, NO_SUCH_PACKAGE, CI="true")
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
     assert "no_such_package" in run.stdout.partition("skipped in CI:\n")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", [IN_A_TEST.format(reason=ALLOWED), AT_THE_TOP.format(reason=ALLOWED)]
 )
@@ -71,6 +73,7 @@ def test_skip_with_an_allowed_reason_passes_in_ci(tmp_path: Path, module: str) -
     assert "1 passed, 1 skipped" in run.stdout
 
 
+@pytest.mark.slow
 def test_skips_pass_outside_of_ci(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, NO_SUCH_PACKAGE)
     assert run.returncode == pytest.ExitCode.OK, run.stdout + run.stderr

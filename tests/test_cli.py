@@ -309,6 +309,7 @@ def test_a_file_in_place_of_a_models_directory_is_refused(interp: Command, chats
     assert "is a file, expected the directory" in refusal(interp, "doctor", chats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["capture", "doctor", "demo"])
 def test_without_torch_the_install_line_is_given(
     wanted: str, tiny_folder: Path, chats: Path, tmp_path: Path
@@ -330,6 +331,35 @@ def test_without_torch_the_install_line_is_given(
         "install it with: pip install 'moe-interp[capture]'"
     )
     assert contents(tmp_path) == before
+
+
+def test_a_reader_that_wants_no_more_gets_no_complaint(store: Path) -> None:
+    command = [sys.executable, "-B", "-m", "interp", "info", str(store)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--part-mb", "inf", "--part-mb is inf, expected a number of MB above 0"),
+        ("--part-mb", "nan", "--part-mb is nan, expected a number of MB above 0"),
+        ("--dtype", "foo", "dtype is 'foo', expected one of auto, bfloat16, float16, float32"),
+        ("--dtype", "int8", "dtype is 'int8', expected one of auto, bfloat16, float16, float32"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_odd_settings_of_a_capture_are_a_sentence(
+    interp: Command, option: str, value: str, said: str, more: list[str]
+) -> None:
+    command = ["capture", "toy", "--prompts", "matched", "--limit", "1", "--out", "a.moe"]
+    assert refusal(interp, *command, option, value, *more) == said
 
 
 def in_a_new_process(*arguments: str | Path, cwd: Path, path: str = str(ROOT)) -> Said:

@@ -184,6 +184,7 @@ def test_output_is_bit_identical_with_all_sites(family: str, dtype: torch.dtype,
         assert torch.equal(tapped(model)[0], model(token_ids()).logits)
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 @EVERY_DTYPE
 def test_a_registered_sum_of_unknown_order_is_bit_identical_without_norms(
@@ -223,6 +224,7 @@ def test_gradients_are_those_without_a_tap(family: str, implementation: str) -> 
     assert not any(each.requires_grad for each in kept)
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 def test_records_do_not_depend_on_how_the_experts_are_run(family: str) -> None:
     model = shared(family)

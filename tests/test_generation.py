@@ -340,6 +340,7 @@ def test_answers_in_a_batch_are_those_of_each_prompt_alone(family: str, tiny: Lo
         assert whole.token_id[len(before.token_id) :].tolist() == by_hand[:-1]
 
 
+@pytest.mark.slow
 def test_decoding_that_padding_changes_is_found_by_the_self_check(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,6 +221,7 @@ def test_values_are_of_order_one_and_ranks_are_no_matter_of_rounding(compared: C
     assert -best.diff(dim=-1).max() > TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_oracle_loads_no_code_of_transformers_or_ours() -> None:
     program = (
         "import sys, gpt_oss.torch.model;"

@@ -52,6 +52,7 @@ def roof_modules() -> list[str]:
     return [f"interp.{stem}" for stem in stems if stem not in ("__init__", "__main__", "demo")]
 
 
+@pytest.mark.slow
 def test_the_ground_the_analyses_and_the_roof_import_no_torch() -> None:
     names = [name for folder in WITHOUT_TORCH for name in modules_of(folder)]
     names += [*roof_modules(), "interp.organisms", "interp.hooks"]

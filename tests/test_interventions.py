@@ -384,6 +384,7 @@ def test_what_needs_hooks_is_refused_on_a_compiled_model(compiled: Callable[[Any
     assert not all_hooks(model)
 
 
+@pytest.mark.slow
 @COMPILED
 def test_reroute_by_the_bias_works_on_a_compiled_model(compiled: Callable[[Any], Any]) -> None:
     torch.compiler.reset()
@@ -777,6 +778,7 @@ def test_whole_groups_and_what_leaves_enough_may_be_taken_out(
     assert not torch.isin(indices_of(tap.take())[:, 0], torch.tensor(experts)).any()
 
 
+@pytest.mark.slow
 def test_experts_of_one_layer_only_of_many_may_be_taken_out_in_every_allowed_way() -> None:
     model = tiny_family("deepseek_v2")
     block = routed_blocks(model)[0]

@@ -162,6 +162,7 @@ def test_a_trace_with_reads_of_its_own_gives_the_same(plain: LoadedModel, model:
         assert torch.equal(logits, plain.model(**encoded(model, [PROMPT])).logits)
 
 
+@pytest.mark.slow
 def test_remote_local_gives_the_same(plain: LoadedModel, model: Any, search_path: None) -> None:
     records = capture(model, BATCH, remote="local")
     assert_equal(records, tapped(plain, encoded(model, BATCH)))
@@ -444,6 +445,7 @@ def run_python(code: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow
 def test_nnsight_is_not_imported_before_it_is_used() -> None:
     code = "import sys; from interp.hooks.nnsight import capture; print('nnsight' in sys.modules)"
     assert run_python(code) == "False\n"

@@ -142,7 +142,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("part_mb", [512.0, 0.3])
+@pytest.mark.parametrize("part_mb", [512.0, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("resid_dtype", "sites", "logits", "norms", "n_rows", "weights_dtype"), CASES
 )

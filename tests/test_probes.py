@@ -140,6 +140,7 @@ def test_features_of_the_item_alone_order_pairs_at_chance() -> None:
     assert result.auroc == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_of_a_strong_effect_average_to_chance() -> None:
     target, groups = paired(30)
     rng = np.random.default_rng(5)
@@ -187,6 +188,7 @@ def test_copies_of_a_prompt_in_its_group_do_not_narrow_the_interval() -> None:
     assert width(np.arange(360)) < 0.6 * width(copies)
 
 
+@pytest.mark.slow
 def test_interval_holds_the_auroc_of_fresh_prompts() -> None:
     """One feature, so the probe itself hardly varies and the truth is Phi(1 / sqrt 2)."""
     target, groups = paired(40)

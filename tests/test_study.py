@@ -143,6 +143,7 @@ def test_generated_tokens_are_used_and_named_where_there_is_nothing_else(tmp_pat
     assert analyze(store, n_permutations=5, progress=False).run["generated_only"] is True
 
 
+@pytest.mark.slow
 def test_residual_features_are_means_over_the_rows_that_take_part(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     rows = np.array([0, 5, 9, 29])  # 0 is template and plays no part

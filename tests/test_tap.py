@@ -326,6 +326,7 @@ def assert_same_records(first: PassRecords, second: PassRecords) -> None:
     assert all(torch.equal(rows, second.resid[key]) for key, rows in first.resid.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["eager", "grouped_mm"])
 @pytest.mark.parametrize("closed", list(permutations(range(3))))
 def test_default_taps_may_be_nested_and_closed_in_any_order(

@@ -461,6 +461,7 @@ def test_hostile_arrays_are_refused_by_their_header(
     [
         ({"condition": None}, "condition is absent; add it to the record or give --condition"),
         ({"condition": "odd"}, "condition is 'odd', expected one of benchmark"),
+        ({"model": " "}, "model is empty, expected the name of the model"),
         ({"n_experts": 0}, "n_experts is 0, expected 1 to"),
         ({"layers": [2, 1]}, r"layers is \[2, 1\], expected rising numbers"),
         ({"layers": [0, 3]}, "layers names 2 layers up to 3, but .* has 3"),

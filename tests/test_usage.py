@@ -136,6 +136,7 @@ def test_missing_layer_number_is_refused() -> None:
         )
 
 
+@pytest.mark.slow
 def test_import_of_every_analysis_loads_no_torch_plotly_h5py_or_sklearn() -> None:
     code = (
         "import sys; from interp import analyses; [getattr(analyses, n) for n in dir(analyses)];"

@@ -418,6 +418,7 @@ def undetected(store: Path, flips: list[tuple[str, int]]) -> list[tuple[str, int
     return missed
 
 
+@pytest.mark.slow
 def test_300_flipped_bits_are_all_found(store: Path) -> None:
     """A third in each kind of file; what is left over is another time in `created`."""
     rng = np.random.default_rng(4)
