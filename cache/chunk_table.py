@@ -88,7 +88,7 @@ def parse_index(content: bytes, *, entry: PartEntry, where: str) -> dict[str, Ch
     try:
         document = strict_json(content)
         _require(document.get("format") == INDEX_FORMAT, "it is no index of a part")
-        check_version(where, str(document.get("format_version")))
+        check_version(where, document.get("format_version"))
         said = (document.get("part"), document.get("bytes"), document.get("sha256"))
         _require(said == (entry.name, entry.bytes, entry.sha256), "it is of another part")
         described = document.get("datasets")

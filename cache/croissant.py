@@ -23,7 +23,7 @@ def croissant(shared: Shared) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": re.sub(r"[^A-Za-z0-9_-]", "-", shared.name),
         "description": f"Routing of {model}, stored by moe-interp. {LEAKS[shared.tier]}",
-        "url": shared.url,
+        "url": shared.address,
         "license": stated_license(shared) or "unknown",
         "datePublished": shared.created,
         "version": "1.0.0",
@@ -32,6 +32,7 @@ def croissant(shared: Shared) -> str:
     }
     if shared.tier == "aggregate":
         document["recordSet"] = [_usage_records()]
+    document = {name: value for name, value in document.items() if value is not None}
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -76,6 +77,7 @@ _CONTEXT: Mapping[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -95,6 +97,7 @@ _CONTEXT: Mapping[str, Any] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",

@@ -1,21 +1,32 @@
 """In what two stores differ."""
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from interp.cache.manifest import same_layout
-from interp.cache.reader import Store, open_store
+from interp.cache.diff_digests import Side, vocabularies_differ
+from interp.cache.diff_prompts import Differing, Match, compared, matched
+from interp.cache.diff_usage import Table, compared_tables, matched_tables
+from interp.cache.manifest import layout_from_json, same_layout
+from interp.cache.reader import Store
+from interp.cache.share_files import USAGE_NAME, usage_manifest
+from interp.cache.sources import store_source
+from interp.cache.usage_table import read_usage
 
 MISSING = "(not there)"
-BATCH_PROMPTS = 256
 LONGEST = 60
+_COUNTED = {
+    "labels": "labels",
+    "texts": "texts",
+    "tokens": "tokens",
+    "token_facts": "segments, who wrote a token, log-probabilities, ends in the text",
+    "routing": "routing",
+    "router_logits": "router logits",
+    "expert_output_norms": "norms of expert outputs",
+    "residuals": "residuals",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,99 +41,136 @@ class FieldDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreDiff:
-    """In what store `a` and store `b` differ; prompts are matched by `prompt_id`."""
+    """In what store `a` and store `b` differ."""
 
     tiers: tuple[str, str]
     layout: tuple[FieldDifference, ...]
+    """Layers that have residuals too; of tables of usage what they say beside their counts."""
     provenance: tuple[FieldDifference, ...]
     """All but the settings of the capture."""
     settings: tuple[FieldDifference, ...]
+    self_check: tuple[FieldDifference, ...]
+    """What the captures checked before they wrote anything."""
+    vocabulary_differs: bool
+    """Whether ids that are local to their store mean other texts."""
+    n_prompts: tuple[int, int]
+    prompts_matched_by: str
+    """`prompt_id`; `routing` or `counts` where ids are running numbers, as without text; `nothing`
+    where there is nothing to match them by."""
     prompts_only_in_a: tuple[str, ...]
     prompts_only_in_b: tuple[str, ...]
+    prompts_shared: int
+    prompts_order_differs: bool
     parts_shared: int
     """Parts with the same SHA-256 in both."""
     parts_only_in_a: tuple[str, ...]
     parts_only_in_b: tuple[str, ...]
-    prompts_shared: int
-    tokens_differ: int
-    """Of the shared prompts, those whose token ids or positions differ."""
-    routing_differs: int | None
-    """Of those with equal tokens, how many have other experts or weights in the layers that both
-    stores have; None where they have none in common."""
-    residuals_differ: int | None
-    """Likewise with residuals, at the sites and layers that both stores have."""
+    differing: Differing
+    """How many of the shared prompts differ, and in what."""
 
     @property
     def is_same(self) -> bool:
-        """Whether nothing differs."""
-        fields = (self.layout, self.provenance, self.settings)
-        prompts = (self.prompts_only_in_a, self.prompts_only_in_b)
-        counts = (self.tokens_differ, self.routing_differs, self.residuals_differ)
-        return self.tiers[0] == self.tiers[1] and not any((*fields, *prompts, *counts))
+        """Whether nothing differs but the division into parts and the time."""
+        fields = (self.layout, self.provenance, self.settings, self.self_check)
+        prompts = (self.prompts_only_in_a, self.prompts_only_in_b, self.prompts_order_differs)
+        return (
+            self.tiers[0] == self.tiers[1]
+            and self.n_prompts[0] == self.n_prompts[1]
+            and self.prompts_matched_by != "nothing"
+            and not any(
+                (*fields, *prompts, *vars(self.differing).values(), self.vocabulary_differs)
+            )
+        )
 
     def lines(self) -> Iterator[str]:
         """What to show a person, one finding a line."""
         if self.is_same:
-            yield f"The stores hold the same: {self.prompts_shared:,} prompts."
+            yield f"The stores hold the same: {self.n_prompts[0]:,} prompts."
             return
         if self.tiers[0] != self.tiers[1]:
             yield f"tier: {self.tiers[0]} | {self.tiers[1]}"
-        for kind in ("layout", "settings", "provenance"):
+        for kind in ("layout", "settings", "provenance", "self_check"):
             for each in getattr(self, kind):
-                yield f"{kind} {each.name}: {_short(each.a)} | {_short(each.b)}"
-        yield (
-            f"prompts: {self.prompts_shared:,} in both, {len(self.prompts_only_in_a):,} only in "
-            f"the first, {len(self.prompts_only_in_b):,} only in the second"
-        )
+                yield f"{kind} {each.name}: {shown(each.a)} | {shown(each.b)}"
+        if self.vocabulary_differs:
+            yield "vocabulary: ids have other texts"
+        yield from self._prompt_lines()
         yield (
             f"parts: {self.parts_shared:,} in both, {len(self.parts_only_in_a):,} only in the "
             f"first, {len(self.parts_only_in_b):,} only in the second"
         )
-        yield f"of the prompts in both: {self.tokens_differ:,} with other tokens"
-        for name in ("routing", "residuals"):
-            found = self.routing_differs if name == "routing" else self.residuals_differ
+        for name, found in vars(self.differing).items():
             told = "nothing to compare" if found is None else f"{found:,} prompts differ"
-            yield f"{name}: {told}"
+            yield f"{_COUNTED[name]}: {told}"
+
+    def _prompt_lines(self) -> Iterator[str]:
+        if self.prompts_matched_by == "nothing":
+            yield (
+                f"prompts: {self.n_prompts[0]:,} | {self.n_prompts[1]:,}, which cannot be matched, "
+                "as the stores share nothing that would tell them apart"
+            )
+            return
+        yield (
+            f"prompts: {self.prompts_shared:,} in both, {len(self.prompts_only_in_a):,} only in "
+            f"the first, {len(self.prompts_only_in_b):,} only in the second"
+        )
+        if self.prompts_matched_by != "prompt_id":
+            yield f"prompts are matched by equal {self.prompts_matched_by}: their ids are numbers"
+        if self.prompts_order_differs:
+            yield "prompts: those in both stand in another order"
 
 
 def diff(a: str | Path, b: str | Path) -> StoreDiff:
     """Compare two stores: what they say of themselves, and prompt by prompt what they hold.
 
+    Stores that list the same parts are not read further; `interp verify` says whether they hold
+    what they list.
+
     Args:
-        a: Path or URL of a store.
+        a: Path or URL of a store; of the tier `aggregate` a path.
         b: Likewise.
 
     Raises:
         InputError: If there is no store.
         StoreError: If one is unfinished or damaged.
     """
-    first, second = open_store(a), open_store(b)
-    found, other = _facts(first), _facts(second)
-    pairs, only_a, only_b = _matched(first, second)
-    parts_a, parts_b = _parts(first), _parts(second)
-    is_same = list(parts_a) == list(parts_b)
-    counts = (0, 0, 0) if is_same else _compared(first, second, pairs)
-    tokens, routing, residuals = counts
-    layers, sites = _common_layers(first, second), _common_sites(first, second)
+    first, second = _opened(a), _opened(b)
+    said, other = _said(first), _said(second)
+    match, differing, is_vocabulary = Match(by="nothing"), Differing(), False
+    if list(said.parts) == list(other.parts):
+        rows = tuple((row, row) for row in range(said.n_prompts))
+        match, differing = Match(by="prompt_id", pairs=rows), _unread(first)
+    elif isinstance(first, Table) and isinstance(second, Table):
+        match = matched_tables(first, second)
+        differing = compared_tables(first, second, match)
+    elif isinstance(first, Side) and isinstance(second, Side):
+        match = matched(first, second)
+        differing = compared(first, second, match)
+        is_vocabulary = vocabularies_differ(first, second)
+    facts = _facts(said.provenance), _facts(other.provenance)
+    checks = {"self_check": said.self_check}, {"self_check": other.self_check}
     return StoreDiff(
-        tiers=(str(first.manifest.get("tier", "full")), str(second.manifest.get("tier", "full"))),
-        layout=differences(same_layout(first.layout), same_layout(second.layout)),
-        provenance=differences(found[0], other[0]),
-        settings=differences(found[1], other[1]),
-        prompts_only_in_a=only_a,
-        prompts_only_in_b=only_b,
-        parts_shared=len(parts_a.keys() & parts_b.keys()),
-        parts_only_in_a=tuple(name for key, name in parts_a.items() if key not in parts_b),
-        parts_only_in_b=tuple(name for key, name in parts_b.items() if key not in parts_a),
-        prompts_shared=len(pairs),
-        tokens_differ=tokens,
-        routing_differs=routing if layers else None,
-        residuals_differ=residuals if sites else None,
+        tiers=(said.tier, other.tier),
+        layout=differences(said.layout, other.layout),
+        provenance=differences(facts[0][0], facts[1][0]),
+        settings=differences(facts[0][1], facts[1][1]),
+        self_check=differences(*checks),
+        vocabulary_differs=is_vocabulary,
+        n_prompts=(said.n_prompts, other.n_prompts),
+        prompts_matched_by=match.by,
+        prompts_only_in_a=match.only_in_a,
+        prompts_only_in_b=match.only_in_b,
+        prompts_shared=len(match.pairs),
+        prompts_order_differs=match.order_differs,
+        parts_shared=len(said.parts.keys() & other.parts.keys()),
+        parts_only_in_a=tuple(said.parts[key] for key in said.parts if key not in other.parts),
+        parts_only_in_b=tuple(other.parts[key] for key in other.parts if key not in said.parts),
+        differing=differing,
     )
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[FieldDifference, ...]:
-    """Fields that differ, within others too."""
+    """Fields that differ, within others too; 1 and true differ, as they do in JSON."""
     found: list[FieldDifference] = []
     for name in sorted(set(a) | set(b)):
         ours, theirs = a.get(name, MISSING), b.get(name, MISSING)
@@ -131,118 +179,83 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[FieldDiffer
             found += [
                 FieldDifference(name=f"{name}.{each.name}", a=each.a, b=each.b) for each in within
             ]
-        elif ours != theirs:
+        elif json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True):
             found.append(FieldDifference(name=name, a=ours, b=theirs))
     return tuple(found)
 
 
-def _facts(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
-    settings = store.provenance.get("settings")
-    rest = {name: value for name, value in store.provenance.items() if name != "settings"}
-    return rest, dict(settings) if isinstance(settings, Mapping) else {}
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What a store says of itself."""
+
+    tier: str
+    layout: dict[str, Any]
+    provenance: Mapping[str, Any]
+    self_check: Any
+    n_prompts: int
+    parts: Mapping[str, str]
+    """Names by SHA-256."""
 
 
-def _parts(store: Store) -> dict[str, str]:
-    return {part["sha256"]: part["name"] for part in store.manifest["parts"]}
+def _opened(place: str | Path) -> Side | Table:
+    manifest = None if "://" in str(place) else usage_manifest(Path(place))
+    if manifest is not None:
+        return Table(manifest=manifest, usage=read_usage(Path(place)))
+    source = store_source(place, trusted=None, storage_options=None)
+    return Side(store=Store(source), source=source)
 
 
-def _matched(a: Store, b: Store) -> tuple[list[tuple[int, int]], tuple[str, ...], tuple[str, ...]]:
-    """Rows of the same prompt in both; the nth of one id belongs to the nth of it."""
-    rows_b: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(b.prompts["prompt_id"]):
-        rows_b[name].append(row)
-    pairs, only_a = [], []
-    for row, name in enumerate(a.prompts["prompt_id"]):
-        if rows_b[name]:
-            pairs.append((row, rows_b[name].pop(0)))
-        else:
-            only_a.append(name)
-    only_b = [name for name, rows in rows_b.items() for _ in rows]
-    return pairs, tuple(only_a), tuple(only_b)
-
-
-def _compared(a: Store, b: Store, pairs: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """How many prompts differ in tokens, routing and residuals."""
-    tokens_a, tokens_b = _token_digests(a), _token_digests(b)
-    equal = [(i, j) for i, j in pairs if tokens_a[i] == tokens_b[j]]
-    rows = sorted(i for i, _ in equal), sorted(j for _, j in equal)
-    layers, sites = _common_layers(a, b), _common_sites(a, b)
-    routing = [_routing_digests(each, layers, own) for each, own in zip((a, b), rows, strict=True)]
-    resid = [_resid_digests(each, sites, own) for each, own in zip((a, b), rows, strict=True)]
-    return (
-        len(pairs) - len(equal),
-        sum(routing[0][i] != routing[1][j] for i, j in equal),
-        sum(resid[0][i] != resid[1][j] for i, j in equal),
+def _said(opened: Side | Table) -> _Said:
+    if isinstance(opened, Table):
+        manifest = opened.manifest
+        usage = {name: manifest["usage"].get(name) for name in ("minimum_count",)}
+        kinds = {"prompts_by_kind": manifest.get("prompts_by_kind")}
+        return _Said(
+            tier="aggregate",
+            layout=same_layout(layout_from_json(manifest["layout"])) | usage | kinds,
+            provenance=manifest.get("provenance") or {},
+            self_check=manifest.get("self_check"),
+            n_prompts=int(manifest["n_prompts"]),
+            parts={manifest["usage"]["sha256"]: USAGE_NAME},
+        )
+    store = opened.store
+    resid_layers = {site: list(layers) for site, layers in store.resid_layers.items()}
+    return _Said(
+        tier=opened.tier,
+        layout=same_layout(store.layout) | {"resid_layers": resid_layers},
+        provenance=store.provenance,
+        self_check=store.manifest.get("self_check"),
+        n_prompts=len(store.prompts),
+        parts={part["sha256"]: part["name"] for part in store.manifest["parts"]},
     )
 
 
-def _common_layers(a: Store, b: Store) -> list[int]:
-    return sorted(set(a.layout.layer_indices) & set(b.layout.layer_indices))
+def _unread(opened: Side | Table) -> Differing:
+    """What is equal, since the parts are."""
+    if isinstance(opened, Table):
+        return Differing(labels=0)
+    layout, has_text = opened.store.layout, opened.tier == "full"
+    return Differing(
+        labels=0,
+        texts=0 if has_text else None,
+        tokens=0 if has_text else None,
+        token_facts=0,
+        routing=0,
+        router_logits=0 if layout.router_logits else None,
+        expert_output_norms=0 if layout.expert_output_norms else None,
+        residuals=0 if layout.resid_sites else None,
+    )
 
 
-def _common_sites(a: Store, b: Store) -> list[tuple[str, int]]:
-    held = [
-        {(site, layer) for site, layers in each.resid_layers.items() for layer in layers}
-        for each in (a, b)
-    ]
-    return sorted(held[0] & held[1])
+def _facts(provenance: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Provenance without the settings, and these."""
+    settings = provenance.get("settings")
+    if not isinstance(settings, Mapping):
+        return dict(provenance), {}
+    return {name: each for name, each in provenance.items() if name != "settings"}, settings
 
 
-def _bounds(store: Store) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(store.prompts["n_tokens"].to_numpy())])
-
-
-def _token_digests(store: Store) -> list[bytes]:
-    return [
-        _digest(store.token_id[start:stop], store.position[start:stop])
-        for start, stop in pairwise(_bounds(store))
-    ]
-
-
-def _routing_digests(store: Store, layers: Sequence[int], rows: Sequence[int]) -> dict[int, bytes]:
-    """By row of `prompts`: experts and weights, in dtypes that hold those of any store."""
-    bounds, found = _bounds(store), {}
-    for batch in _batches(rows):
-        routing = store.router(layers, prompts=np.array(batch))
-        start = 0
-        for row in batch:
-            stop = start + int(bounds[row + 1] - bounds[row])
-            indices = routing.expert_indices[start:stop].astype(np.int32)
-            weights = routing.expert_weights[start:stop].astype(np.float32)
-            found[row] = _digest(indices, weights)
-            start = stop
-    return found
-
-
-def _resid_digests(
-    store: Store, sites: Sequence[tuple[str, int]], rows: Sequence[int]
-) -> dict[int, bytes]:
-    """By row of `prompts`: which tokens have residuals, and these, of all the sites and layers."""
-    bounds, found = _bounds(store), {}
-    for batch in _batches(rows):
-        resid = [store.resid(site, layer, prompts=np.array(batch)) for site, layer in sites]
-        for row in batch:
-            arrays = []
-            for each in resid:
-                first, last = np.searchsorted(each.token_index, bounds[row : row + 2])
-                arrays += [each.token_index[first:last] - bounds[row], each.values[first:last]]
-            found[row] = _digest(*arrays)
-    return found
-
-
-def _batches(rows: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(rows), BATCH_PROMPTS):
-        yield rows[start : start + BATCH_PROMPTS]
-
-
-def _digest(*arrays: np.ndarray) -> bytes:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a line of text, cut where it is long."""
     text = " ".join(str(value).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -1,5 +1,7 @@
 """A store as what other tools read: xarray, Parquet, and a table for notebooks."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from interp.cache.views import TokenBatch
 
 ROUTING_NAME, PROMPTS_NAME = "routing.parquet", "prompts.parquet"
+EXPORT_TOKENS = 2**12
+"""Tokens that are in memory at once; each has a row for every layer."""
 
 
 def store_dataset(store: "Store") -> "xarray.Dataset":
@@ -36,6 +40,7 @@ def store_dataset(store: "Store") -> "xarray.Dataset":
         arrays[name] = (("tokens",), getattr(store, name))
     owners = store.prompts.drop(columns="n_tokens").iloc[store.prompt_index]
     coordinates = {name: (("tokens",), owners[name].to_numpy()) for name in owners}
+    coordinates["prompt_index"] = (("tokens",), store.prompt_index)
     return xarray.Dataset(
         arrays,
         coords=coordinates | {"layers": list(routing.layer_indices)},
@@ -57,16 +62,30 @@ def write_parquet(store: "Store", folder: Path) -> None:
     for name in (PROMPTS_NAME, ROUTING_NAME):
         if (folder / name).exists():
             raise InputError(f"{folder / name} exists already; choose another folder")
-    store.prompts.to_parquet(folder / PROMPTS_NAME, index=True)
-    writer = None
+    with _whole_files(folder, (PROMPTS_NAME, ROUTING_NAME)) as (prompts, routing):
+        store.prompts.to_parquet(prompts, index=True)
+        writer = None
+        try:
+            for batch in store.iter_tokens(batch=EXPORT_TOKENS):
+                table = pyarrow.table(_columns(batch))
+                writer = writer or pyarrow.parquet.ParquetWriter(routing, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+@contextmanager
+def _whole_files(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+    """Paths to write to; what is there gets its name at the end, and goes if the body fails."""
+    drafts = [folder / f".{name}.tmp" for name in names]
     try:
-        for batch in store.iter_tokens():
-            table = pyarrow.table(_columns(batch))
-            writer = writer or pyarrow.parquet.ParquetWriter(folder / ROUTING_NAME, table.schema)
-            writer.write_table(table)
+        yield drafts
+        for draft, name in zip(drafts, names, strict=True):
+            draft.replace(folder / name)
     finally:
-        if writer is not None:
-            writer.close()
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
 
 
 def store_html(store: "Store") -> str:
@@ -95,26 +114,29 @@ def store_html(store: "Store") -> str:
 
 
 def _columns(batch: "TokenBatch") -> dict[str, Any]:
-    """One row per token and layer; experts and weights as lists of `top_k`."""
+    """One row per token and layer; lists of `top_k`, those of router_logits of all experts."""
     import pyarrow
 
     routing = batch.routing
-    n_tokens, n_layers, top_k = routing.expert_indices.shape
+    n_tokens, n_layers, _ = routing.expert_indices.shape
     of_tokens = {
         "token": np.arange(batch.start, batch.start + n_tokens),
         "prompt": batch.prompt_index,
         "token_id": batch.token_id,
+        "position": batch.position,
         "segment": np.array(SEGMENTS)[batch.segment],
         "generated": batch.generated,
+        "logprob": batch.logprob,
     }
 
     def lists(values: np.ndarray) -> Any:
-        return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), top_k)
+        flat = pyarrow.array(values.ravel())
+        return pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[-1])
 
     columns: dict[str, Any] = {name: np.repeat(each, n_layers) for name, each in of_tokens.items()}
     columns["layer"] = np.tile(np.array(routing.layer_indices, dtype=np.int32), n_tokens)
-    columns["expert_indices"] = lists(routing.expert_indices)
-    columns["expert_weights"] = lists(routing.expert_weights)
-    if routing.expert_output_norms is not None:
-        columns["expert_output_norms"] = lists(routing.expert_output_norms)
+    for name in ("expert_indices", "expert_weights", "router_logits", "expert_output_norms"):
+        values = getattr(routing, name)
+        if values is not None:
+            columns[name] = lists(values)
     return columns

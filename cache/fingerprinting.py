@@ -27,6 +27,13 @@ from interp.cache.reader import Store, open_store
 from interp.cache.records import Layout, PromptActivations
 from interp.cache.writer import StoreWriter, is_captured
 
+CAVEATS = [
+    "The records are one per dataset, category and outcome, and so no random sample.",
+    "The open requests that count as organic are mostly ones that the model refuses or hedges, so "
+    "refusal is mixed up with the register.",
+]
+"""On every import; what a reader of the tables must know."""
+
 
 def import_fingerprinting(files: Sequence[Path], out: Path) -> Store:
     """Make a store of recorded generations of gpt-oss-20b, one prompt per file.
@@ -133,11 +140,7 @@ def _provenance(records: Sequence[Record]) -> dict[str, Any]:
         "license": "Apache-2.0",
         "decoding": "greedy, at most 512 tokens a prompt; generated tokens only",
         "token_ids": "local to this store, one per distinct token text",
-        "caveats": [
-            "The records are one per dataset, category and outcome, and so no random sample.",
-            "The open requests that count as organic are mostly ones that the model refuses or "
-            "hedges, so refusal is mixed up with the register.",
-        ],
+        "caveats": CAVEATS,
         "files": [
             {
                 "name": record.file.name,

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from interp.cache.checks import check_layout
 from interp.cache.errors import InputError, StoreError
+from interp.cache.layout_types import check_layout_types
 from interp.cache.part import FORMAT, FORMAT_VERSION, part_name
-from interp.cache.records import Layout
+from interp.cache.records import RESID_SITES, Layout
 
 MANIFEST_NAME = "manifest.json"
 DIGEST_FIELD = "content_sha256"
@@ -30,6 +33,9 @@ MANIFEST_FIELDS = (
     DIGEST_FIELD,
 )
 """All that a manifest of this version may say."""
+ROUTING_TIERS = ("full", "no_text")
+"""Tiers that keep routing, and so have parts; see docs/sharing.md."""
+VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +93,18 @@ def layout_from_json(values: Mapping[str, Any]) -> Layout:
     """The layout as a manifest has it; what a later minor version added is left out.
 
     Raises:
-        TypeError: If a field is missing.
-        ValueError: If fields contradict each other.
+        KeyError: If a field is missing.
+        TypeError: If a field has another type than it must have.
+        ValueError: If no store can have a field as it is, or fields contradict each other.
     """
+    check_layout_types(values)
     known = {each.name for each in fields(Layout)}
     given = {name: value for name, value in values.items() if name in known}
-    of_names = {name: tuple(given[name]) for name in ("layer_indices", "resid_sites")}
-    return Layout(**given | of_names)
+    sites = tuple(site for site in given["resid_sites"] if site in RESID_SITES)
+    given |= {"layer_indices": tuple(given["layer_indices"]), "resid_sites": sites}
+    layout = Layout(**given)
+    check_layout(layout)
+    return layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +174,39 @@ def read_manifest(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
         )
     if not entries:
         raise StoreError(f"{store}/{MANIFEST_NAME} lists no part; copy the store again")
+    check_content(manifest, f"{store}/{MANIFEST_NAME}", advice="copy the store again")
     return manifest, entries
+
+
+def check_content(manifest: Mapping[str, Any], where: str, *, advice: str) -> None:
+    """Refuse a finished manifest with a tier of no parts, or that is not of its own digest.
+
+    Args:
+        manifest: The JSON object.
+        where: The manifest, for sentences.
+        advice: What to do about one that was changed.
+
+    Raises:
+        StoreError: Naming the field.
+    """
+    tier = manifest.get("tier", "full")
+    if tier not in ROUTING_TIERS:
+        raise StoreError(
+            f"{where}: tier is {str(tier)[:80]!r}, expected one of {', '.join(ROUTING_TIERS)}; a "
+            "newer version of moe-interp may know it"
+        )
+    said = manifest.get(DIGEST_FIELD, ...)
+    if said is ...:  # as in stores from before there was one
+        return
+    try:
+        is_same = said == content_digest(manifest)
+    except (ValueError, RecursionError):  # what cannot be hashed was never written
+        is_same = False
+    if not is_same:
+        raise StoreError(
+            f"{where}: {DIGEST_FIELD} is not that of its content, so some of it was changed; "
+            f"{advice}"
+        )
 
 
 def read_unfinished(store: Path) -> tuple[dict[str, Any], list[PartEntry]]:
@@ -193,7 +236,7 @@ def checked_manifest(manifest: Mapping[str, Any], where: str) -> list[PartEntry]
     """
     if manifest.get("format") != FORMAT:
         raise StoreError(f"{where} has the format {manifest.get('format')!r}, expected {FORMAT!r}")
-    check_version(where, str(manifest.get("format_version")))
+    check_version(where, manifest.get("format_version"))
     try:
         entries = [PartEntry.from_json(entry) for entry in manifest["parts"]]
     except (AttributeError, KeyError, TypeError) as error:
@@ -208,8 +251,17 @@ def checked_manifest(manifest: Mapping[str, Any], where: str) -> list[PartEntry]
     return entries
 
 
-def check_version(where: str, version: str) -> None:
-    """Refuse a format of another major version."""
+def check_version(where: str, version: object) -> None:
+    """Refuse a format of another major version, and what is no version at all.
+
+    Raises:
+        StoreError: Saying what was found.
+    """
+    if not isinstance(version, str) or VERSION.fullmatch(version) is None:
+        raise StoreError(
+            f"{where} has the format version {str(version)[:80]!r}, expected two numbers as text, "
+            f"such as {FORMAT_VERSION!r}; copy the store again"
+        )
     if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
         raise StoreError(
             f"{where} has format version {version}, and this version of moe-interp reads "

@@ -38,8 +38,8 @@ def opened(source: PartSource, entry: PartEntry) -> OpenedPart:
         raise StoreError(
             f"{source.name} lacks a dataset or holds it wrongly ({error}); copy the store again"
         ) from error
-    lengths = {len(values) for values in fields.values()} | {len(offset) - 1}
-    is_whole = lengths == {entry.n_prompts} and n_tokens == entry.n_tokens
+    lengths = [len(values) for values in fields.values()] + [len(offset) - 1]
+    is_whole = all(n == entry.n_prompts for n in lengths) and n_tokens == entry.n_tokens
     if not is_whole or not _partitions(offset, n_tokens):
         raise StoreError(
             f"{source.name} does not hold the {entry.n_prompts} prompts and {entry.n_tokens} "

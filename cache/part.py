@@ -1,5 +1,6 @@
 """Names, attributes and texts of a part: one HDF5 file, as `docs/format.md` has it."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,12 +8,13 @@ import h5py
 import numpy as np
 
 from interp.cache.bfloat16 import is_bfloat16
-from interp.cache.records import Layout
+from interp.cache.records import RESID_SITES, Layout
 
 FORMAT = "moe-interp"
 FORMAT_VERSION = "1.0"
 LIBRARY_VERSIONS = ("v110", "v110")
 """The oldest library that can read a part; newer ones all can."""
+_RESID = re.compile(rf"resid/({'|'.join(RESID_SITES)})/layer_([0-9]{{2}}|[1-9][0-9]{{2,8}})")
 
 
 def part_name(number: int) -> str:
@@ -25,6 +27,12 @@ def resid_path(site: str, layer: int) -> str:
     return f"resid/{site}/layer_{layer:02d}"
 
 
+def resid_place(path: str) -> tuple[str, int]:
+    """Site and layer of the residuals at `path`; ("", -1) where it is the path of anything else."""
+    found = _RESID.fullmatch(path)
+    return ("", -1) if found is None else (found[1], int(found[2]))
+
+
 def read_layout(part: h5py.File) -> Layout:
     """The layout of a part, from its root attributes and its datasets.
 
@@ -32,9 +40,12 @@ def read_layout(part: h5py.File) -> Layout:
         KeyError: If an attribute or dataset is missing.
         ValueError: If they contradict each other.
     """
-    resid = part.get("resid", {})
-    sites = tuple(sorted(site for site in resid if site != "token_index"))
-    first = next(iter(resid[sites[0]].values())) if sites else None
+    paths = [
+        f"resid/{site}/{name}" for site in RESID_SITES for name in part.get(f"resid/{site}", ())
+    ]
+    resid = [path for path in paths if resid_place(path)[0]]
+    sites = tuple(sorted({resid_place(path)[0] for path in resid}))
+    first = part[resid[0]] if resid else None
     return Layout(
         n_layers=int(part.attrs["n_layers"]),
         layer_indices=tuple(int(layer) for layer in part.attrs["layer_indices"]),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,20 @@ from jaxtyping import Bool, Float, Int, UInt8
 from interp.cache.bfloat16 import widen
 from interp.cache.errors import StoreError
 from interp.cache.opened import OpenedPart
-from interp.cache.part import resid_path, split_texts
+from interp.cache.part import resid_path, resid_place, split_texts
 from interp.cache.records import PROMPT_FIELDS, Layout
-from interp.cache.selection import PromptSelection, chosen_prompts, resid_rows, token_rows
+from interp.cache.selection import (
+    LayerSelection,
+    PromptSelection,
+    chosen_layers,
+    chosen_prompts,
+    resid_layer,
+    resid_rows,
+    token_rows,
+)
 from interp.cache.sources import StoreSource, store_source
-from interp.cache.views import Residuals, Routing, TokenBatch
+from interp.cache.token_batches import token_batches
+from interp.cache.views import Residuals, Routing, TokenBatch, routing_of, routing_paths
 
 if TYPE_CHECKING:
     import xarray
@@ -65,10 +74,9 @@ class Store:
         """By residual site, the numbers of the layers that are stored."""
         found: dict[str, list[int]] = {site: [] for site in self.layout.resid_sites}
         for path in self._parts[0].source.shapes():
-            group, _, rest = path.partition("/")
-            site, _, name = rest.partition("/layer_")
-            if group == "resid" and site in found:
-                found[site].append(int(name))
+            site, layer = resid_place(path)
+            if site in found:
+                found[site].append(layer)
         return {site: tuple(sorted(layers)) for site, layers in found.items()}
 
     @cached_property
@@ -102,7 +110,7 @@ class Store:
         return np.repeat(np.arange(len(self.prompts), dtype=np.int64), self.prompts["n_tokens"])
 
     def router(
-        self, layers: Sequence[int] | None = None, *, prompts: PromptSelection | None = None
+        self, layers: LayerSelection | None = None, *, prompts: PromptSelection | None = None
     ) -> Routing:
         """Routing of all tokens, or of those of some prompts.
 
@@ -120,7 +128,7 @@ class Store:
             name: self._gather(path, rows=rows, columns=columns)
             for name, path in self._routing_paths.items()
         }
-        return _routing(wanted, found)
+        return routing_of(wanted, found)
 
     def resid(self, site: str, layer: int, *, prompts: PromptSelection | None = None) -> Residuals:
         """The residual stream at one site and layer, as float32.
@@ -134,7 +142,7 @@ class Store:
             ValueError: If the store does not hold that site, layer or prompt.
             StoreError: If a part is damaged.
         """
-        self._expect_resid(site, layer)
+        layer = resid_layer(site, layer, held=self.resid_layers, where=self.path.name)
         values, indices = [], []
         for part, start, tokens in zip(
             self._parts, self._token_starts, self._rows(prompts), strict=False
@@ -146,34 +154,24 @@ class Store:
         return Residuals(values=_as_float32(joined), token_index=np.concatenate(indices))
 
     def iter_tokens(
-        self, *, batch: int = BATCH_TOKENS, layers: Sequence[int] | None = None
+        self, *, batch: int = BATCH_TOKENS, layers: LayerSelection | None = None
     ) -> Iterator[TokenBatch]:
         """All tokens in order, so many at a time, however large the store is.
 
         Args:
             batch: Tokens of a batch, at most; a batch also ends where a part does.
             layers: As in `router`.
+
+        Raises:
+            ValueError: If `batch` is below 1, or the store does not hold one of the layers.
+            StoreError: If a part is damaged.
         """
         if batch < 1:
             raise ValueError(f"batch is {batch}, expected 1 or more")
         wanted, columns = self._columns(layers)
-        starts = zip(self._parts, self._token_starts, self._prompt_starts, strict=False)
-        for part, token_start, prompt_start in starts:
-            for first in range(0, part.n_tokens, batch):
-                rows = [slice(first, min(first + batch, part.n_tokens))]
-                read = partial(part.source.read, rows=rows)
-                owners = np.searchsorted(part.offset, range(first, rows[0].stop), side="right") - 1
-                routing = {
-                    name: read(path, columns=columns) for name, path in self._routing_paths.items()
-                }
-                yield TokenBatch(
-                    start=int(token_start + first),
-                    prompt_index=prompt_start + owners,
-                    token_id=read("tokens/token_id"),
-                    segment=read("tokens/segment"),
-                    generated=read("tokens/generated"),
-                    routing=_routing(wanted, routing),
-                )
+        yield from token_batches(
+            self._parts, self._routing_paths, batch=batch, layers=wanted, columns=columns
+        )
 
     def text(self, prompt: int) -> str:
         """The rendered text of a prompt, by its row in `prompts`."""
@@ -200,13 +198,20 @@ class Store:
         return [text[a:b].decode(errors="replace") for a, b in zip(starts, stops, strict=True)]
 
     def to_xarray(self) -> "xarray.Dataset":
-        """Tokens with their routing, in memory, with named axes and coordinates."""
+        """Tokens with their routing, in memory, with named axes and coordinates.
+
+        `prompt_index` is the row of `prompts` that a token belongs to. Texts and residuals are
+        left out.
+        """
         from interp.cache.exports import store_dataset
 
         return store_dataset(self)
 
     def to_parquet(self, folder: str | Path) -> None:
         """Write `prompts.parquet` and `routing.parquet`, one row per token and layer, to a folder.
+
+        All that is recorded of tokens and routing is in them; texts and residuals are left out.
+        Both files are renamed into place once they are whole.
 
         Raises:
             InputError: If the folder holds one of them, or pyarrow is not installed.
@@ -217,16 +222,7 @@ class Store:
 
     @cached_property
     def _routing_paths(self) -> dict[str, str]:
-        """Path of each stored site of the router."""
-        optional = {
-            "router_logits": ("router/router_logits", self.layout.router_logits),
-            "expert_output_norms": (
-                "experts/expert_output_norms",
-                self.layout.expert_output_norms,
-            ),
-        }
-        always = {name: f"router/{name}" for name in ("expert_indices", "expert_weights")}
-        return always | {name: path for name, (path, is_stored) in optional.items() if is_stored}
+        return routing_paths(self.layout)
 
     @cached_property
     def _vocab(self) -> list[bytes]:
@@ -247,21 +243,15 @@ class Store:
         number = int(np.searchsorted(self._prompt_starts, prompt, side="right")) - 1
         return self._parts[number], int(prompt - self._prompt_starts[number])
 
-    def _columns(self, layers: Sequence[int] | None) -> tuple[tuple[int, ...], list[int] | None]:
+    def _columns(self, layers: Any) -> tuple[tuple[int, ...], list[int] | None]:
         """Numbers of the wanted layers, and their places along the axis; None if it is all."""
         stored = self.layout.layer_indices
         if layers is None:
             return stored, None
-        wanted = tuple(int(layer) for layer in layers)
-        for layer in wanted:
-            if layer not in stored:
-                raise ValueError(
-                    f"{self.path.name} holds no routing of layer {layer}, only of layers "
-                    f"{_listed(stored)}; ask for one of these"
-                )
+        wanted = chosen_layers(layers, stored=stored, where=self.path.name)
         return wanted, [stored.index(layer) for layer in wanted]
 
-    def _rows(self, prompts: PromptSelection | None) -> list[list[slice] | None]:
+    def _rows(self, prompts: Any) -> list[list[slice] | None]:
         """For each part, the tokens of the chosen prompts; None if it is all."""
         if prompts is None:
             return [None] * len(self._parts)
@@ -270,17 +260,6 @@ class Store:
             token_rows(part.offset, chosen[(start <= chosen) & (chosen < stop)] - start)
             for part, (start, stop) in zip(self._parts, pairwise(self._prompt_starts), strict=True)
         ]
-
-    def _expect_resid(self, site: str, layer: int) -> None:
-        held = self.resid_layers
-        if layer not in held.get(site, ()):
-            there = "; ".join(
-                f"{name} of layers {_listed(layers)}" for name, layers in held.items()
-            )
-            raise ValueError(
-                f"{self.path.name} holds no {site} of layer {layer}; it holds "
-                f"{there or 'no residuals'}, so capture that site and layer to read it"
-            )
 
     def _gather(
         self,
@@ -306,7 +285,8 @@ def open_store(
 ) -> Store:
     """Open a finished store: a folder, a single part, or a URL (`hf://`, `s3://`, `https://`).
 
-    Sizes of the parts are compared with the manifest, digests are not: `interp verify` does that.
+    The manifest is compared with its own digest, and with sizes and layout of the parts; digests of
+    parts are not computed: `interp verify` does that.
 
     Args:
         path: Such as `run.moe`, `run.moe/part-00003.h5` or `hf://datasets/USER/NAME@REVISION`.
@@ -323,18 +303,6 @@ def open_store(
     return Store(store_source(path, trusted=trusted, storage_options=storage_options))
 
 
-def _routing(layers: tuple[int, ...], found: Mapping[str, Any]) -> Routing:
-    optional: dict[str, Any] = dict.fromkeys(("router_logits", "expert_output_norms"))
-    return Routing(layer_indices=layers, **{**optional, **found})
-
-
 def _as_float32(values: np.ndarray) -> Float[np.ndarray, "rows d_model"]:
     """Exact for all three dtypes that are stored; raw bits are bfloat16."""
     return widen(values) if values.dtype == np.uint16 else values.astype(np.float32, copy=False)
-
-
-def _listed(layers: Sequence[int]) -> str:
-    """Layers for a sentence: `0 to 23` or `3, 7, 11`."""
-    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]} to {layers[-1]}"
-    return ", ".join(str(layer) for layer in layers)

@@ -25,6 +25,7 @@ from interp.cache.manifest import (
     MANIFEST_NAME,
     PartEntry,
     canonical_json,
+    check_content,
     checked_manifest,
 )
 from interp.cache.part_index import index_name
@@ -160,6 +161,12 @@ def _manifest(fetcher: Fetcher) -> tuple[dict[str, Any], list[PartEntry]]:
     entries = checked_manifest(manifest, fetcher.shown)
     if manifest.get("complete") is not True:
         raise StoreError(f"{where} says that the store is not finished; wait until it is")
+    if manifest.get("tier") == "aggregate":
+        raise InputError(
+            f"{fetcher.shown} holds counts of usage and no routing (tier aggregate); fetch it with "
+            "interp pull and read it with interp.cache.usage_table.read_usage"
+        )
+    check_content(manifest, where, advice="ask for the store to be published again")
     _check_provenance(manifest, where)
     if not entries:
         raise StoreError(f"{where} lists no part; ask for the store to be published again")
@@ -194,7 +201,9 @@ def _check_entry(entry: PartEntry, where: str) -> None:
     if any(type(size) is not int or not 0 <= size < 2**53 for size in sizes):
         raise StoreError(f"{where} has a size of {entry.name} that is none; it is damaged")
     digests = (entry.sha256, entry.index_sha256)
-    if not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests):
+    if not all(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests
+    ):
         raise StoreError(f"{where} has a digest of {entry.name} that is none; it is damaged")
     if entry.index_bytes > INDEX_LIMIT:
         raise StoreError(

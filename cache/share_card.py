@@ -31,7 +31,7 @@ _TEMPLATE = """---
 
 ## Load it
 
-No torch is needed; `pip install 'moe-interp[hub]'`.
+No torch is needed; {install}.
 
 ```python
 {example}
@@ -49,16 +49,16 @@ The layout is documented in `docs/format.md` of moe-interp, the tiers in `docs/s
 """
 
 _EXAMPLE = """from interp.cache import open_store
-from interp.cache.sharing import pull
-
-store = open_store(pull({url}, {folder}))
+{pull}
+store = open_store({store})
 routing = store.router(layers=[{layer}])
 print(store.prompts.head(), routing.expert_indices.shape)"""
 
-_USAGE_EXAMPLE = """from interp.cache.sharing import pull
-from interp.cache.usage_table import read_usage
+_USAGE_EXAMPLE = """from pathlib import Path
 
-usage = read_usage(pull({url}, {folder}))
+{pull}from interp.cache.usage_table import read_usage
+
+usage = read_usage(Path({store}))
 print(usage.groupby(["condition", "layer", "expert"])["count"].sum())"""
 
 
@@ -67,8 +67,8 @@ class Shared:
     """What the card and the metadata are made of."""
 
     name: str
-    url: str
-    """Where it is pulled from."""
+    url: str | None
+    """Where it is pulled from; what is no URL, such as the name of a folder, is not passed on."""
     tier: str
     created: str
     """ISO 8601."""
@@ -82,6 +82,11 @@ class Shared:
     license: str | None = None
     source_licenses: Mapping[str, str] | None = None
     """By source; taken from the provenance where that has them."""
+
+    @property
+    def address(self) -> str | None:
+        """The URL that a reader can use; None for a folder, which each reader has elsewhere."""
+        return self.url if self.url is not None and "://" in self.url else None
 
 
 def shared_card(shared: Shared) -> str:
@@ -100,6 +105,9 @@ def shared_card(shared: Shared) -> str:
         f"{sizes(shared.layout)}; {megabytes:.1f} MB.",
         leaks=LEAKS[shared.tier],
         table=prompt_table(shared.prompts, shared.tokens, licences=_licences(shared)),
+        install="`pip install 'moe-interp[hub]'`"
+        if shared.address
+        else "`pip install moe-interp`, and run this in the folder of this file",
         example=_example(shared),
         files="| file | bytes | SHA-256 |\n|---|---:|---|\n"
         + "\n".join(f"| {each.name} | {each.bytes:,} | `{each.sha256}` |" for each in shared.files),
@@ -127,12 +135,15 @@ def _front_matter(shared: Shared) -> str:
 
 
 def _example(shared: Shared) -> str:
-    template = _USAGE_EXAMPLE if shared.tier == "aggregate" else _EXAMPLE
-    return template.format(
-        url=json.dumps(shared.url),
-        folder=json.dumps(f"{shared.name}.moe"),
-        layer=shared.layout.layer_indices[0],
-    )
+    """Code that runs as it stands; for what has no address, within its folder."""
+    folder = json.dumps(f"{shared.name}.moe")
+    pulled = "from interp.cache.sharing import pull\n"
+    store = f"pull({json.dumps(shared.address)}, {folder})"
+    if shared.address is None:
+        pulled, store = "", '"."'
+    if shared.tier == "aggregate":
+        return _USAGE_EXAMPLE.format(pull=pulled, store=store)
+    return _EXAMPLE.format(pull=pulled, store=store, layer=shared.layout.layer_indices[0])
 
 
 def stated_license(shared: Shared) -> str | None:

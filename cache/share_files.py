@@ -10,7 +10,7 @@ from typing import Any
 
 from interp.cache.card import CARD_NAME
 from interp.cache.errors import StoreError
-from interp.cache.manifest import MANIFEST_NAME, check_version
+from interp.cache.manifest import MANIFEST_NAME, check_version, layout_from_json
 from interp.cache.part import FORMAT, part_name
 
 CROISSANT_NAME = "croissant.json"
@@ -118,6 +118,35 @@ def parsed_manifest(raw: bytes, where: str) -> dict[str, Any]:
             f"{where} has the tier {document.get('tier')!r}, expected one of {', '.join(TIERS)}; "
             "a newer version of moe-interp may know it"
         )
+    return document
+
+
+def usage_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a store of the tier `aggregate`; None where there is anything else.
+
+    Raises:
+        StoreError: If it is one, and not finished, not whole, or of a format not known here.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file() or path.stat().st_size > MOST_TEXT_BYTES:
+        return None
+    raw = path.read_bytes()
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or document.get("tier") != "aggregate":
+        return None
+    parsed_manifest(raw, str(folder))
+    try:
+        layout_from_json(document["layout"])
+        counted = [(str(a), str(b), int(n)) for a, b, n in document["prompts_by_kind"]]
+        is_whole = sum(n for _, _, n in counted) == document["n_prompts"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} lacks what it must say ({error}); copy it again") from error
+    held = (document.get("provenance"), document.get("usage"))
+    if not is_whole or not all(isinstance(each, dict) for each in held):
+        raise StoreError(f"{path} lacks what it must say, or contradicts itself; copy it again")
     return document
 
 

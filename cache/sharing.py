@@ -8,11 +8,11 @@
 Files are known by their SHA-256, so that a second push moves what changed and a broken one goes on.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from interp.cache.card import CARD_NAME
 from interp.cache.croissant import croissant
 from interp.cache.errors import InputError, StoreError
 from interp.cache.manifest import MANIFEST_NAME, layout_from_json, read_manifest
+from interp.cache.occupied import HIDDEN, expect_free
 from interp.cache.reader import open_store
 from interp.cache.receive import receive
 from interp.cache.share_card import Shared, shared_card
@@ -30,17 +31,15 @@ from interp.cache.share_files import (
     NAMES_OF_TEXTS,
     Outgoing,
     SharedFile,
-    is_known,
     listed_files,
     outgoing,
     parsed_manifest,
     refuse_hostile,
+    usage_manifest,
 )
-from interp.cache.targets import Place, place_at, read_text
-from interp.cache.tiers import LEAKS, MINIMUM_COUNT, check_tier, write_no_text
-from interp.cache.usage_table import write_usage
-
-_HIDDEN = (".gitattributes", ".gitignore", ".pulled", ".lock")
+from interp.cache.targets import place_at, read_text, source_at
+from interp.cache.tiered_copy import tiered_copy
+from interp.cache.tiers import LEAKS, MINIMUM_COUNT, check_tier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +60,9 @@ class PushResult:
     """The commit, on the Hub."""
     leaks: str
     """One sentence: what the tier still gives away."""
+    replaced: tuple[str, ...] = ()
+    """In what the capture differs that lay there before, if it was another one; the history of the
+    Hub keeps it, and a folder or bucket does not."""
 
 
 def push(
@@ -71,6 +73,8 @@ def push(
     license: str | None = None,  # noqa: A002 (the word of the field on the Hub)
     source_licenses: Mapping[str, str] | None = None,
     minimum_count: int = MINIMUM_COUNT,
+    replace: bool = False,
+    scratch: str | Path | None = None,
     is_public: bool = False,
     endpoint: str | None = None,
     token: str | None = None,
@@ -86,6 +90,9 @@ def push(
         source_licenses: Licences of the prompts, by source; from the provenance where it has them.
         minimum_count: A count, or a number of prompts with one label, below this is left out of the
             tiers `no_text` and `aggregate`.
+        replace: Whether a folder or bucket may lose another capture that it holds.
+        scratch: Where the copy in a smaller tier is made and removed again; beside the store if
+            None.
         is_public: Whether a dataset that is made on the Hub can be seen by all.
         endpoint: Address of the Hub.
         token: For the Hub; the one that `hf auth login` stored if None.
@@ -93,7 +100,7 @@ def push(
 
     Raises:
         InputError: If the target is no place, missing, closed to these credentials, or holds
-            something else; or the tier is none.
+            something else or another capture; or the tier is none.
         StoreError: If the store is unfinished or damaged.
         StorageError: If there is no space left.
     """
@@ -106,14 +113,20 @@ def push(
     )
     if minimum_count < 2:
         raise InputError(f"minimum_count is {minimum_count}, expected 2 or more")
-    with _ready(Path(store), tier, minimum_count=minimum_count) as (folder, manifest):
-        _expect_same(place, manifest)
+    room = None if scratch is None else Path(scratch)
+    with _ready(Path(store), tier, minimum_count=minimum_count, scratch=room) as ready:
+        folder, manifest = ready
+        replaced = expect_free(place, manifest, replace=replace)
         files = _parts(folder, manifest)
-        with tempfile.TemporaryDirectory() as scratch:
-            url = place.where if "://" in target else Path(target).name
-            shared = _shared(folder, manifest, url, [each.file for each in files])
-            shared = replace(shared, license=license, source_licenses=source_licenses)
-            texts = _texts(Path(scratch), shared)
+        with tempfile.TemporaryDirectory() as texts_folder:
+            shared = with_fields(
+                _shared(folder, manifest, [each.file for each in files]),
+                name=Path(place.where).name.removesuffix(".moe"),
+                url=place.where if "://" in target else None,
+                license=license,
+                source_licenses=source_licenses,
+            )
+            texts = _texts(Path(texts_folder), shared)
             sent = place.send([*files, *texts], outgoing(folder / MANIFEST_NAME))
     return PushResult(
         url=target,
@@ -123,6 +136,7 @@ def push(
         bytes_moved=sent.bytes_moved,
         revision=sent.revision,
         leaks=LEAKS[shared.tier],
+        replaced=replaced,
     )
 
 
@@ -140,11 +154,12 @@ def pull(
     the new one is there.
 
     Args:
-        url: `hf://datasets/USER/NAME[@REVISION]`, `s3://BUCKET/PREFIX` or a folder.
+        url: `hf://datasets/USER/NAME[@REVISION][/FOLDER]`, `s3://BUCKET/PREFIX`, `https://`,
+            `http://`, `file://`, `memory://` or a folder.
         folder: Made if it is not there.
         endpoint: Address of the Hub.
         token: For the Hub.
-        storage_options: For s3fs.
+        storage_options: For s3fs; for `https` and `http` `headers`.
 
     Returns:
         `folder`.
@@ -154,10 +169,10 @@ def pull(
         StoreError: If names, sizes or digests there are not what a store can have.
         StorageError: If there is no space left.
     """
-    place = place_at(url, endpoint=endpoint, token=token, storage_options=storage_options)
+    place = source_at(url, endpoint=endpoint, token=token, storage_options=storage_options)
     place.revision()
     listing = place.listing()
-    refuse_hostile((name for name in listing if name not in _HIDDEN), place.where)
+    refuse_hostile((name for name in listing if name not in HIDDEN), place.where)
     if MANIFEST_NAME not in listing:
         raise InputError(f"{place.where} holds no store that is finished; check the name")
     manifest = read_text(place, MANIFEST_NAME)
@@ -176,7 +191,7 @@ def pull(
 
 @contextmanager
 def _ready(
-    store: Path, tier: str | None, *, minimum_count: int
+    store: Path, tier: str | None, *, minimum_count: int, scratch: Path | None
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The store in the tier that is asked for, and its manifest; a copy is gone afterwards."""
     manifest = _manifest(store)
@@ -186,52 +201,12 @@ def _ready(
     if wanted == held:
         yield store, manifest
         return
-    scratch = Path(tempfile.mkdtemp())
-    try:
-        write = write_no_text if wanted == "no_text" else write_usage
-        copy = write(open_store(store), scratch / "copy.moe", minimum_count=minimum_count)
+    with tiered_copy(store, wanted, minimum_count=minimum_count, scratch=scratch) as copy:
         yield copy, _manifest(copy)
-    finally:
-        shutil.rmtree(scratch)
 
 
 def _manifest(store: Path) -> dict[str, Any]:
-    path = store / MANIFEST_NAME
-    if path.is_file():
-        raw = path.read_bytes()
-        if b'"aggregate"' in raw:
-            return parsed_manifest(raw, str(store))
-    return read_manifest(store)[0]
-
-
-def _expect_same(place: Place, manifest: Mapping[str, Any]) -> None:
-    """A place takes a store if it is empty, or has one of the same model and tier."""
-    listing = [name for name in place.listing() if name not in _HIDDEN]
-    others = [name for name in listing if not is_known(name) and not name.endswith(".tmp")]
-    if others:
-        raise InputError(
-            f"{place.where} holds something else ({min(others)}); choose another target"
-        )
-    if MANIFEST_NAME not in listing:
-        return
-    try:
-        there = parsed_manifest(read_text(place, MANIFEST_NAME), place.where)
-    except StoreError:
-        return  # what a push that broke has left
-    for name, found, ours in (
-        ("tier", there.get("tier", "full"), manifest.get("tier", "full")),
-        ("model", _model(there), _model(manifest)),
-    ):
-        if found != ours:
-            raise InputError(
-                f"{place.where} holds a store of the {name} {found}, and this one has {ours}; "
-                "choose another target"
-            )
-
-
-def _model(manifest: Mapping[str, Any]) -> str:
-    provenance = manifest.get("provenance")
-    return str(provenance.get("model", "")) if isinstance(provenance, Mapping) else ""
+    return usage_manifest(store) or read_manifest(store)[0]
 
 
 def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Outgoing]:
@@ -239,7 +214,7 @@ def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Outgoing]:
     return [Outgoing(path=folder / each.name, file=each) for each in files]
 
 
-def _shared(folder: Path, manifest: Mapping[str, Any], url: str, files: list[SharedFile]) -> Shared:
+def _shared(folder: Path, manifest: Mapping[str, Any], files: list[SharedFile]) -> Shared:
     tier = str(manifest.get("tier", "full"))
     prompts: dict[tuple[str, str], int]
     tokens: dict[tuple[str, str], int] | None = None
@@ -252,8 +227,8 @@ def _shared(folder: Path, manifest: Mapping[str, Any], url: str, files: list[Sha
         prompts, tokens = _by_kind(kinds.size()), _by_kind(kinds.sum())
         provenance = store.provenance
     return Shared(
-        name=url.rstrip("/").rpartition("/")[2].partition("@")[0].removesuffix(".moe"),
-        url=url,
+        name=folder.name,
+        url=None,
         tier=tier,
         created=str(manifest["created"]),
         layout=layout_from_json(manifest["layout"]),

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.cache.errors import StoreError
+from interp.cache.errors import InputError, StoreError
+from interp.cache.layout_datasets import compared_layout
 from interp.cache.manifest import (
     MANIFEST_NAME,
     PartEntry,
     canonical_json,
-    checked_manifest,
-    layout_from_json,
     read_manifest,
+    read_unfinished,
     same_layout,
 )
 from interp.cache.opened import OpenedPart, opened
@@ -22,6 +22,9 @@ from interp.cache.receive import ORIGIN_NAME
 from interp.cache.records import Layout
 from interp.cache.sandbox import audited_all
 from interp.cache.sealed import SealedPart
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""How every HDF5 file begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ def store_source(
     manifest, entries = read_manifest(folder)
     is_trusted = not (folder / ORIGIN_NAME).exists() if trusted is None else trusted
     source = _local(folder, manifest, entries, trusted=is_trusted)
-    if read_manifest(folder)[0] != manifest:
+    if read_unfinished(folder)[0] != manifest:
         raise StoreError(f"{folder} was replaced while it was opened; open it again")
     return source
 
@@ -88,6 +91,7 @@ def _single(path: Path, *, trusted: bool | None) -> StoreSource:
     """A part by itself, which is as good as a store of one part."""
     if trusted is None:
         trusted = not (path.parent / ORIGIN_NAME).exists()
+    _expect_hdf5(path)
     if not trusted:
         audited_all([path])
     part = SealedPart(path)
@@ -108,6 +112,8 @@ def _single(path: Path, *, trusted: bool | None) -> StoreSource:
         "layout": same_layout(part.layout),
         "parts": [asdict(entry)],
     }
+    tier = _tier_beside(path, sha256)
+    manifest |= {} if tier is None else {"tier": tier}
     return StoreSource(
         path=path,
         manifest=manifest,
@@ -117,16 +123,40 @@ def _single(path: Path, *, trusted: bool | None) -> StoreSource:
     )
 
 
+def _expect_hdf5(path: Path) -> None:
+    with path.open("rb") as file:
+        is_hdf5 = file.read(len(SIGNATURE)) == SIGNATURE
+    if not is_hdf5:
+        raise StoreError(
+            f"{path} is no part of a store: it is no HDF5 file; give a store, a folder NAME.moe, "
+            "or one of its parts"
+        )
+
+
+def _tier_beside(path: Path, sha256: str) -> str | None:
+    """What the manifest beside a part says was left out of it; None where none knows this part."""
+    beside = path.with_name(MANIFEST_NAME)
+    if not beside.is_file():
+        return None
+    try:
+        manifest, entries = read_manifest(path.parent)
+    except (InputError, StoreError):  # the part is whole, whatever lies around it
+        return None
+    is_listed = any(each.name == path.name and each.sha256 == sha256 for each in entries)
+    return str(manifest.get("tier", "full")) if is_listed else None
+
+
 def _remote(url: str, storage_options: Mapping[str, Any] | None) -> StoreSource:
     from interp.cache.remote import open_remote
 
     found = open_remote(url, storage_options=storage_options)
-    entries = checked_manifest(found.manifest, url)
-    parts = zip(found.parts, entries, strict=True)
+    where = found.url.rstrip("/")
+    layout = compared_layout(found.manifest, found.entries, found.parts, where=where)
+    parts = zip(found.parts, found.entries, strict=True)
     return StoreSource(
-        path=Path(found.url.rstrip("/").rpartition("/")[2]),
+        path=Path(where.rpartition("/")[2]),
         manifest=found.manifest,
-        layout=layout_from_json(found.manifest["layout"]),
+        layout=layout,
         provenance=found.manifest["provenance"],
         parts=tuple(opened(part, entry) for part, entry in parts),
     )

@@ -28,6 +28,8 @@ class HubPlace:
         InputError: If huggingface_hub is not installed.
     """
 
+    keeps_history = True
+
     def __init__(
         self,
         repo: str,

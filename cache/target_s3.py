@@ -22,6 +22,8 @@ class S3Place:
         InputError: If s3fs is not installed.
     """
 
+    keeps_history = False
+
     def __init__(self, path: str, storage_options: Mapping[str, Any]) -> None:
         try:
             from s3fs import S3FileSystem  # type: ignore[import-untyped]

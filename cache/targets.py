@@ -12,6 +12,11 @@ from interp.cache.share_files import MOST_TEXT_BYTES, Outgoing, has_content
 
 BLOCK_BYTES = 2**22
 _HUB = re.compile(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?/?", re.ASCII)
+_FETCHED = re.compile(
+    r"(https?|file|memory)://.+"
+    r"|hf://datasets/[\w-][\w.-]*/[\w-][\w.-]*(@(main|[0-9a-f]{40}))?/.+",
+    re.ASCII,
+)
 _S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]+)/([^@]+?)/?", re.ASCII)
 EXPECTED = "expected hf://datasets/USER/NAME[@REVISION], s3://BUCKET/PREFIX or a folder"
 
@@ -28,8 +33,8 @@ class Sent:
 
 
 @runtime_checkable
-class Place(Protocol):
-    """Somewhere a store can be shared."""
+class Source(Protocol):
+    """Somewhere a store can be pulled from."""
 
     where: str
     """As in the URL without a revision; for sentences, and to know the place again."""
@@ -54,6 +59,14 @@ class Place(Protocol):
         """The content of a file, piece by piece."""
         ...
 
+
+@runtime_checkable
+class Place(Source, Protocol):
+    """Somewhere a store can be shared."""
+
+    keeps_history: bool
+    """Whether what is replaced can be had again."""
+
     def send(self, files: Sequence[Outgoing], manifest: Outgoing) -> Sent:
         """Bring files there that it does not have; the manifest shows last, or all at once.
 
@@ -66,9 +79,11 @@ class Place(Protocol):
 class FolderPlace:
     """A folder on this machine, or on a disk that is shared."""
 
+    keeps_history = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.where = str(folder)
+        self.where = str(folder.resolve())
 
     def revision(self) -> None:
         """A folder has none."""
@@ -146,12 +161,43 @@ def place_at(
         from interp.cache.target_s3 import S3Place
 
         return S3Place("/".join(s3.groups()), storage_options or {})
+    if _FETCHED.fullmatch(target):
+        raise InputError(f"{target} can only be pulled from, and not be pushed to; {EXPECTED}")
     if "://" in target or not target.strip():
         raise InputError(f"{target!r} is no place to share a store at; {EXPECTED}")
     return FolderPlace(Path(target))
 
 
-def read_text(place: Place, name: str) -> bytes:
+def source_at(
+    url: str,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
+    """What a store is pulled from: a place, or an address that can only be read.
+
+    Args:
+        url: As for `place_at`, or `https://`, `http://`, `file://`, `memory://`, or
+            `hf://datasets/USER/NAME[@REVISION]/FOLDER`, where the revision is `main` or a commit,
+            since a branch may have a slash in its name.
+        endpoint: Address of the Hub; that of huggingface_hub if None.
+        token: For the Hub; that of huggingface_hub if None.
+        storage_options: As `open_store` takes them.
+
+    Raises:
+        InputError: If it names nothing that is known here, or a library is missing.
+    """
+    if _FETCHED.fullmatch(url):
+        from interp.cache.target_web import FetchedSource
+
+        given = {"endpoint": endpoint, "token": token} if url.startswith("hf:") else {}
+        known = {name: each for name, each in given.items() if each is not None}
+        return FetchedSource(url, {**known, **(storage_options or {})})
+    return place_at(url, endpoint=endpoint, token=token, storage_options=storage_options)
+
+
+def read_text(place: Source, name: str) -> bytes:
     """A small file, whole.
 
     Raises:

@@ -1,26 +1,30 @@
 """Tiers of sharing: what is left out of a copy, and what the copy still gives away.
 
-A label that few prompts share describes these prompts, so labels below the minimum count go. The
-copy is the same each time it is made, so that a second push finds its parts where the first left
-them.
+A label that few prompts share describes these prompts, and so do facts that were written by hand:
+what is kept is listed here. The copy is the same each time it is made, so that a second push finds
+its parts where the first left them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Integer
 
 from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
+from interp.cache.fingerprinting import CAVEATS as FINGERPRINTING_CAVEATS
 from interp.cache.manifest import MANIFEST_NAME
 from interp.cache.reader import Store
 from interp.cache.records import PROMPT_FIELDS, PromptActivations
 from interp.cache.share_files import TIERS
+from interp.cache.small_counts import public_labels
+from interp.cache.trace_olmoe import CAVEATS as OLMOE_CAVEATS
+from interp.cache.trace_vllm import CAVEATS as VLLM_CAVEATS
+from interp.cache.traces import NO_WEIGHTS_CAVEAT
 from interp.cache.writer import StoreWriter
 
 MINIMUM_COUNT = 5
@@ -33,7 +37,7 @@ LEAKS: Mapping[str, str] = {
     "2026, arXiv:2602.04105), so pass it on only where you would pass on the text; the length, "
     "segments, shared labels and order of the prompts remain as well.",
     "aggregate": "Tier aggregate drops all tokens and keeps counts per prompt, layer and expert, "
-    "which still tell roughly how long a prompt is and what kind of text it holds, and let anyone "
+    "which still tell how long a prompt is and what kind of text it holds, and let anyone "
     "who has a candidate text and the model test whether it is among the prompts.",
 }
 """By tier, one sentence: what whoever has the copy can still learn."""
@@ -49,15 +53,16 @@ _PUBLIC_FACTS = (
     "dtype",
     "quantization",
     "experts_implementation",
-    "settings",
     "versions",
     "recorded",
     "recorded_in",
     "license",
-    "source_licenses",
-    "caveats",
 )
 """Of the provenance, what says nothing of single prompts."""
+_SETTINGS = ("sites", "layers", "positions", "batch_tokens", "today", "generation")
+"""Of the settings, those of a capture; others may name anything."""
+_CAVEATS = (NO_WEIGHTS_CAVEAT, *FINGERPRINTING_CAVEATS, *VLLM_CAVEATS, *OLMOE_CAVEATS)
+"""Sentences that this package wrote; others may speak of single prompts."""
 
 
 def check_tier(tier: str, *, held: str) -> None:
@@ -94,7 +99,7 @@ def write_no_text(
     with StoreWriter(
         out,
         layout=layout,
-        provenance=public_provenance(store),
+        provenance=public_provenance(store, sources=set(labels["source"])),
         part_mb=part_mb,
         tier="no_text",
     ) as writer:
@@ -105,29 +110,55 @@ def write_no_text(
     return out
 
 
-def public_labels(prompts: pd.DataFrame, *, minimum_count: int) -> pd.DataFrame:
-    """Prompts with numbers for ids, and without labels that fewer than `minimum_count` share."""
-    labels = prompts.copy()
-    labels["prompt_id"] = [f"prompt-{number:06d}" for number in range(len(prompts))]
-    items = pd.factorize(prompts["item_id"])[0]
-    labels["item_id"] = [f"item-{number:06d}" for number in items]
-    for name in ("source", "domain", "variant", "template"):
-        shared = prompts.groupby(name)[name].transform("size") >= minimum_count
-        labels[name] = prompts[name].where(shared, "")
-    return labels
+def public_provenance(store: Store, *, sources: Collection[str]) -> dict[str, Any]:
+    """Provenance without what names prompts, files or folders.
 
-
-def public_provenance(store: Store) -> dict[str, Any]:
-    """Provenance without what names prompts or files; a model's folder only by its last name."""
-    facts = {name: store.provenance[name] for name in _PUBLIC_FACTS if name in store.provenance}
+    Args:
+        store: Whose provenance it is.
+        sources: Those that the copy names; licences of others go.
+    """
+    given = store.provenance
+    facts = {name: given[name] for name in _PUBLIC_FACTS if name in given}
     model = str(facts.get("model", ""))
-    if (
-        model.startswith((".", "/", "~", "\\"))
-        or model[1:3] in (":\\", ":/")
-        or model.count("/") > 1
-    ):
+    if _is_local(model) or model.count("/") > 1:
         facts["model"] = model.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return facts
+    public: dict[str, Any] = _without_paths(facts)
+    caveats = [each for each in _CAVEATS if each in _listed(given.get("caveats"))]
+    chosen = {
+        "settings": _chosen(given.get("settings"), _SETTINGS),
+        "source_licenses": _chosen(given.get("source_licenses"), set(sources) - {""}),
+        "caveats": caveats,
+    }
+    return public | {name: value for name, value in chosen.items() if name in given}
+
+
+def _chosen(values: object, names: Collection[str]) -> dict[str, Any]:
+    given = values if isinstance(values, Mapping) else {}
+    return {str(name): value for name, value in given.items() if name in names}
+
+
+def _listed(values: object) -> list[Any]:
+    return list(values) if isinstance(values, list | tuple) else []
+
+
+def _without_paths(value: Any) -> Any:
+    """A copy without private keys, such as `_name_or_path` of a config, and without local paths."""
+    if isinstance(value, Mapping):
+        return {
+            name: _without_paths(each)
+            for name, each in value.items()
+            if not name.startswith("_") and not _is_local(each)
+        }
+    if isinstance(value, list | tuple):
+        return [_without_paths(each) for each in value if not _is_local(each)]
+    return value
+
+
+def _is_local(value: object) -> bool:
+    """Whether it begins as the path of a file or folder does."""
+    if not isinstance(value, str):
+        return False
+    return value.startswith((".", "/", "~", "\\", "file:")) or value[1:3] in (":\\", ":/")
 
 
 @dataclass(frozen=True, kw_only=True)

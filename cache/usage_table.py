@@ -16,7 +16,8 @@ from interp.cache.manifest import MANIFEST_NAME, same_layout
 from interp.cache.part import FORMAT, FORMAT_VERSION
 from interp.cache.reader import Store
 from interp.cache.share_files import USAGE_NAME, has_content, listed_files, parsed_manifest
-from interp.cache.tiers import MINIMUM_COUNT, prompt_routings, public_labels, public_provenance
+from interp.cache.small_counts import public_labels, suppressed
+from interp.cache.tiers import MINIMUM_COUNT, prompt_routings, public_provenance
 
 COLUMNS = ("prompt", "item", "condition", "source", "layer", "expert", "count")
 
@@ -27,9 +28,8 @@ def write_usage(store: Store, out: Path, *, minimum_count: int = MINIMUM_COUNT) 
     Args:
         store: A store of the tier `full` or `no_text`.
         out: The folder to make.
-        minimum_count: Cells with a smaller count are left out, zeros too; where that would leave
-            out one cell alone of a prompt and layer, which the others give away, the next smallest
-            goes with it.
+        minimum_count: Cells with a smaller count are left out, zeros too, and with them others of
+            the same prompt and layer, as `interp.cache.small_counts.suppressed` says.
     """
     labels = public_labels(store.prompts, minimum_count=minimum_count)
     frames = list(_rows(store, labels, minimum_count=minimum_count))
@@ -48,7 +48,7 @@ def read_usage(folder: Path) -> pd.DataFrame:
     Returns:
         Columns `prompt`, `item`, `condition`, `source`, `layer` (its number in the model), `expert`
         and `count` (routed slots, at least the minimum count). A cell that is missing was chosen
-        less often, or never, or would have given away another that was.
+        less often, or never, or went with another of its prompt and layer.
 
     Raises:
         StoreError: If it is no such store, or damaged.
@@ -75,23 +75,11 @@ def expert_counts(
     return counts.reshape(n_layers, n_experts)
 
 
-def suppressed(
-    counts: Int[np.ndarray, "layers experts"], *, minimum_count: int
-) -> Int[np.ndarray, "layers experts"]:
-    """Counts with 0 for all that is left out: none of a layer, or at least two of its cells."""
-    kept = np.where(counts >= minimum_count, counts, 0)
-    for layer in np.flatnonzero((kept == 0).sum(axis=1) == 1):
-        shown = np.flatnonzero(kept[layer])
-        if shown.size:
-            kept[layer, shown[np.argmin(kept[layer, shown])]] = 0
-    return kept
-
-
 def _rows(store: Store, labels: pd.DataFrame, *, minimum_count: int) -> Iterator[pd.DataFrame]:
-    layers = np.asarray(store.layout.layer_indices)
+    layers, top_k = np.asarray(store.layout.layer_indices), store.layout.top_k
     for routing in prompt_routings(store):
         counts = expert_counts(routing.expert_indices, n_experts=store.layout.n_experts)
-        kept = suppressed(counts, minimum_count=minimum_count)
+        kept = suppressed(counts, top_k=top_k, minimum_count=minimum_count)
         layer, expert = np.nonzero(kept)
         label = labels.iloc[routing.number]
         constant = {
@@ -118,7 +106,7 @@ def _manifest(
         "n_prompts": len(store.prompts),
         "prompts_by_kind": kinds.to_numpy().tolist(),
         "layout": same_layout(store.layout),
-        "provenance": public_provenance(store),
+        "provenance": public_provenance(store, sources=set(labels["source"])),
         "usage": {
             "name": USAGE_NAME,
             "bytes": len(content),

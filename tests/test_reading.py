@@ -1,5 +1,7 @@
 """Reading a part of a store: as slicing everything, and without touching the rest."""
 
+import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -18,6 +20,8 @@ from interp.cache import sources
 from interp.cache.errors import InputError, StoreError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import SEGMENTS, Layout, PromptActivations
+from interp.cache.tiers import write_no_text
+from interp.cache.verify import verify
 from tests.store_samples import RESID_LAYOUT, sample, write
 
 FULL = replace(
@@ -49,6 +53,7 @@ def written(
     return open_store(path), prompts
 
 
+DIGEST = "content_sha256"
 SELECTIONS: list[list[int]] = [
     [0],
     [7],
@@ -135,6 +140,80 @@ def test_prompts_that_cannot_be_chosen_are_refused(
         written[0].resid("resid_mid", 3, prompts=REFUSED[sentence])
 
 
+NEITHER: dict[str, Any] = {
+    "slice": slice(0, 3),
+    "mask with a hole": [True] * 7 + [None],
+    "text": "ab",
+    "past 64 bits": [10**30],
+    "ragged": [[0], [1, 2]],
+    "positions and truth": [0, True],
+    "no list": object(),
+}
+
+
+@pytest.mark.parametrize("kind", NEITHER)
+def test_what_is_neither_a_mask_nor_positions_is_refused_in_a_sentence(
+    written: tuple[Store, list[PromptActivations]], kind: str
+) -> None:
+    store = written[0]
+    sentence = "^prompts is .*, which is neither a mask nor positions that rise; give one True or"
+    with pytest.raises(ValueError, match=sentence):
+        inspect.unwrap(Store.router)(store, prompts=NEITHER[kind])
+    with pytest.raises(ValueError, match=sentence):
+        inspect.unwrap(Store.resid)(store, "resid_mid", 3, prompts=NEITHER[kind])
+
+
+def test_positions_past_all_prompts_are_named(
+    written: tuple[Store, list[PromptActivations]],
+) -> None:
+    with pytest.raises(ValueError, match=f"prompts holds positions 0 to {2**63}, expected 0 to 7"):
+        written[0].router(prompts=np.array([0, 2**63], dtype=np.uint64))
+
+
+NO_LAYERS: dict[str, tuple[Any, str]] = {
+    "mask": ([False, True, True], r"layers is a mask, expected layer numbers .* such as \[3, 7\]"),
+    "mask of NumPy": (np.array([True, False, True]), "layers is a mask"),
+    "truth among numbers": ([3, True], "layers is a mask"),
+    "text": ("37", r"layers is '37', expected a list of layer numbers, such as \[3, 7\]"),
+    "bytes": (b"\x03\x07", "expected a list of layer numbers"),
+    "number": (3, "layers is 3, expected a list of layer numbers"),
+    "array of one number": (np.array(3), "expected a list of layer numbers"),
+    "table": (np.array([[3], [7]]), "expected a list of layer numbers"),
+    "fraction": ([3.9], r"one of layers is 3\.9, expected a whole number"),
+    "float": ([3.0], r"one of layers is 3\.0, expected a whole number"),
+    "names": (["3"], "one of layers is '3', expected a whole number"),
+    "not there": ([3, 4], r"holds no routing of layer 4, only of layers 3, 7, 12"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LAYERS)
+def test_layers_that_are_no_layer_numbers_are_refused(
+    written: tuple[Store, list[PromptActivations]], kind: str
+) -> None:
+    """Past the type checks of the tests, as a user calls it."""
+    layers, sentence = NO_LAYERS[kind]
+    with pytest.raises(ValueError, match=sentence):
+        inspect.unwrap(Store.router)(written[0], layers)
+    with pytest.raises(ValueError, match=sentence):
+        next(inspect.unwrap(Store.iter_tokens)(written[0], layers=layers))
+
+
+def test_layers_may_be_an_array(written: tuple[Store, list[PromptActivations]]) -> None:
+    store, prompts = written
+    found = store.router(np.array([12, 3], dtype=np.uint8))
+    assert found.layer_indices == (12, 3)
+    expected = np.concatenate([each.expert_indices[:, [2, 0]] for each in prompts])
+    assert np.array_equal(found.expert_indices, expected)
+
+
+@pytest.mark.parametrize("layer", [3.0, True, "3", None, np.array([3, 12])])
+def test_a_residual_layer_that_is_no_number_is_refused(
+    written: tuple[Store, list[PromptActivations]], layer: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"layer is .*, expected a whole number"):
+        inspect.unwrap(Store.resid)(written[0], "resid_mid", layer)
+
+
 def flip(path: Path, dataset: str, chunk: int, *, at: int = 0) -> None:
     """One bit of the raw bytes of a chunk."""
     with h5py.File(path) as part:
@@ -192,7 +271,7 @@ def test_batches_end_to_end_are_the_whole(
     assert [each.start for each in batches] == np.cumsum([0, *sizes])[:-1].tolist()
     owners = [number for number, n_tokens in enumerate(LENGTHS) for _ in range(n_tokens)]
     assert np.concatenate([each.prompt_index for each in batches]).tolist() == owners
-    for name in ("token_id", "segment", "generated"):
+    for name in ("token_id", "position", "segment", "generated", "logprob"):
         found = np.concatenate([getattr(each, name) for each in batches])
         assert found.tolist() == joined(prompts, name, found).tolist(), name
     for name in ("expert_indices", "expert_weights", "router_logits", "expert_output_norms"):
@@ -279,11 +358,14 @@ def test_parquet_read_back_is_what_was_added(
         {
             "prompt": number,
             "token_id": int(each.token_id[token]),
+            "position": int(each.position[token]),
             "segment": SEGMENTS[int(each.segment[token])],
             "generated": bool(each.generated[token]),
+            "logprob": float(each.logprob[token]),
             "layer": layer,
             "expert_indices": each.expert_indices[token, place].tolist(),
             "expert_weights": each.expert_weights[token, place].tolist(),
+            "router_logits": each.router_logits[token, place].tolist(),  # type: ignore[index]
             "expert_output_norms": each.expert_output_norms[token, place].tolist(),  # type: ignore[index]
         }
         for number, each in enumerate(prompts)
@@ -295,8 +377,39 @@ def test_parquet_read_back_is_what_was_added(
     table = pyarrow.parquet.read_table(tmp_path / "out/prompts.parquet").to_pandas()
     assert table["prompt_id"].tolist() == [each.prompt["prompt_id"] for each in prompts]
     assert table["n_tokens"].tolist() == list(LENGTHS)
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
+        "prompts.parquet",
+        "routing.parquet",
+    ]
     with pytest.raises(InputError, match=r"prompts\.parquet exists already"):
         store.to_parquet(tmp_path / "out")
+
+
+def test_an_export_that_broke_leaves_nothing_and_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "s.moe", [sample(seed=0), sample(seed=1)])
+    content = (path / "part-00000.h5").read_bytes()
+    flip(path / "part-00000.h5", "router/expert_weights", 0)
+    monkeypatch.setattr("interp.cache.exports.EXPORT_TOKENS", 3)
+    with pytest.raises(StoreError, match=r"part-00000\.h5 cannot be read"):
+        open_store(path).to_parquet(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    (path / "part-00000.h5").write_bytes(content)
+    open_store(path).to_parquet(tmp_path / "out")
+    rows = pyarrow.parquet.read_table(tmp_path / "out/routing.parquet").to_pylist()
+    assert [(row["token"], row["layer"]) for row in rows] == [
+        (token, layer) for token in range(10) for layer in (3, 7)
+    ]
+
+
+def test_prompts_with_the_same_id_are_told_apart_in_xarray(tmp_path: Path) -> None:
+    fields = sample().prompt
+    prompts = [sample(seed=seed, n_tokens=seed + 2, prompt=fields) for seed in range(3)]
+    found = open_store(write(tmp_path / "s.moe", prompts)).to_xarray()
+    assert found.coords["prompt_index"].values.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    theirs = found.isel(tokens=found.coords["prompt_index"] == 1)
+    assert theirs["token_id"].values.tolist() == prompts[1].token_id.tolist()
 
 
 def test_a_part_that_was_replaced_under_the_reader_is_an_error(tmp_path: Path) -> None:
@@ -322,6 +435,7 @@ def test_a_manifest_of_another_capture_is_refused(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     foreign = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
     foreign["parts"] = manifest["parts"]
+    sign(foreign)
     (path / "manifest.json").write_text(json.dumps(foreign), encoding="utf-8")
     with pytest.raises(StoreError, match=r"manifest\.json is of another capture than part-00000"):
         open_store(path)
@@ -409,3 +523,61 @@ def test_a_layer_without_rows_is_read(tmp_path: Path) -> None:
         found = open_store(path, trusted=trusted).resid("resid_post", 3)
         assert found.values.shape == (0, 4)
         assert found.token_index.shape == (0,)
+
+
+def test_what_a_later_minor_version_adds_to_residuals_is_passed_over(tmp_path: Path) -> None:
+    prompts = [sample(RESID_LAYOUT, seed=seed) for seed in range(2)]
+    path = write(tmp_path / "s.moe", prompts, RESID_LAYOUT)
+    part = path / "part-00000.h5"
+    with h5py.File(part, "r+", libver=("v110", "v110")) as file:
+        file.attrs.modify("format_version", np.bytes_(b"1.1"))
+        added = {"scale": (10,), "final_norm/layer_03": (10, 4), "resid_mid/norm": (10,)}
+        for name, shape in added.items():
+            values = np.zeros(shape, dtype="<f4")
+            file["resid"].create_dataset(name, data=values, chunks=shape, fletcher32=True)
+    content = part.read_bytes()
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["parts"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    for name in ("index_bytes", "index_sha256"):
+        manifest["parts"][0].pop(name)
+    manifest["layout"]["resid_sites"].append("final_norm")
+    manifest["format_version"] = "1.1"
+    sign(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    store = open_store(path)
+    assert store.layout.resid_sites == ("resid_mid", "resid_post")
+    assert store.resid_layers == {"resid_mid": (3, 12), "resid_post": (3, 12)}
+    bits = np.concatenate([each.resid["resid_mid", 3] for each in prompts])
+    assert store.resid("resid_mid", 3).values.tobytes() == bits.tobytes()
+    assert verify(path).n_prompts == 2
+
+
+def sign(manifest: dict[str, Any]) -> None:
+    """Put the digest of docs/format.md into a manifest."""
+    said = {name: each for name, each in manifest.items() if name not in ("created", DIGEST)}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+    manifest[DIGEST] = hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_part_by_itself_knows_the_tier_of_the_manifest_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe", [sample(seed=seed) for seed in range(5)])
+    shared = write_no_text(open_store(path), tmp_path / "n.moe")
+    part = shared / "part-00000.h5"
+    assert open_store(path / "part-00000.h5").manifest["tier"] == "full"
+    assert open_store(part).manifest["tier"] == "no_text"
+    (tmp_path / "alone").mkdir()
+    shutil.copy(part, tmp_path / "alone")
+    assert "tier" not in open_store(tmp_path / "alone" / "part-00000.h5").manifest
+    shutil.copy(path / "manifest.json", shared)
+    assert "tier" not in open_store(part).manifest
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"id,text\n1,hello\n"])
+@pytest.mark.parametrize("trusted", [None, False])
+def test_a_file_that_is_no_hdf5_is_no_part(
+    tmp_path: Path, content: bytes, trusted: bool | None
+) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"prompts\.csv is no part of a store: it is no HDF5 file"):
+        open_store(path, trusted=trusted)

@@ -20,6 +20,8 @@ from interp.cache import fetching
 from interp.cache.chunk_codec import decode_chunk
 from interp.cache.errors import InputError, StoreError
 from interp.cache.fetching import Patience
+from interp.cache.reader import open_store
+from interp.cache.records import Layout
 from interp.cache.remote import RemoteStore, open_remote
 from tests.faulty_server import HUGE, Fault, FaultyServer, faulty_server
 from tests.remote_samples import (
@@ -455,7 +457,7 @@ def put_in_memory(files: dict[str, bytes]) -> None:
 
 
 def put_in_folder(folder: Path, files: dict[str, bytes]) -> None:
-    (folder / "store.moe").mkdir(exist_ok=True)
+    (folder / "store.moe").mkdir(exist_ok=True, parents=True)
     for name, content in files.items():
         (folder / name[1:]).write_bytes(content)
 
@@ -624,6 +626,267 @@ def test_a_manifest_of_something_else_is_refused(server: FaultyServer) -> None:
         server.files[name] = content if isinstance(content, bytes) else json.dumps(content).encode()
         with pytest.raises(StoreError, match=told):
             opened(server)
+
+
+# What a manifest says beside its parts
+
+
+EVERYTHING = replace(
+    RESID_LAYOUT, resid_dtype="bfloat16", router_logits=True, expert_output_norms=True
+)
+
+
+def written_files(folder: Path, layout: Layout = EVERYTHING) -> dict[str, bytes]:
+    """A store as the package writes it, in two parts, by paths on a server."""
+    prompts = [sample(layout, seed=seed, n_tokens=30, n_rows=20) for seed in range(4)]
+    path = write(folder / "w.moe", prompts, layout, part_mb=0.03)
+    files = {f"/store.moe/{each.name}": each.read_bytes() for each in path.iterdir()}
+    assert "/store.moe/part-00001.h5" in files
+    return files
+
+
+def sign(manifest: dict[str, Any]) -> bytes:
+    """A manifest with the digest that docs/format.md gives it."""
+    said = {k: v for k, v in manifest.items() if k not in ("created", "content_sha256")}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(said | {"created": "now", "content_sha256": digest}).encode()
+
+
+def served(folder: Path, files: dict[str, bytes]) -> str:
+    """Address of a folder that holds these files."""
+    put_in_folder(folder / "served", files)
+    return f"file://{folder}/served/store.moe"
+
+
+@pytest.mark.parametrize("name", ["routing", "everything", "imported"])
+def test_frozen_stores_are_read_from_afar_as_from_here(name: str) -> None:
+    folder = Path(__file__).resolve().parent / "stores-1.0" / name
+    here, afar = open_store(folder), open_store(f"file://{folder}")
+    assert here.layout == afar.layout
+    assert here.resid_layers == afar.resid_layers
+    assert np.array_equal(here.router().expert_indices, afar.router().expert_indices)
+    assert np.array_equal(here.router().expert_weights, afar.router().expert_weights)
+
+
+def test_a_manifest_that_was_changed_on_its_way_is_refused(tmp_path: Path) -> None:
+    """Layer numbers stand in the manifest alone: no index could tell."""
+    files = written_files(tmp_path)
+    text = files["/store.moe/manifest.json"].decode()
+    manifest = json.loads(text)
+    manifest["layout"]["layer_indices"] = [7, 9]
+    files["/store.moe/manifest.json"] = json.dumps(manifest).encode()
+    with pytest.raises(
+        StoreError, match=r"manifest\.json: content_sha256 is not that of its conte"
+    ):
+        open_store(served(tmp_path, files))
+
+
+@pytest.mark.parametrize(
+    ("tier", "error", "told"),
+    [
+        ("aggregate", InputError, r"holds counts of usage and no routing \(tier aggregate\)"),
+        ("half", StoreError, "tier is 'half', expected one of full, no_text"),
+        (7, StoreError, "tier is '7', expected one of full, no_text"),
+    ],
+)
+def test_a_tier_that_keeps_no_routing_is_refused_from_afar(
+    tmp_path: Path, tier: Any, error: type[Exception], told: str
+) -> None:
+    files = written_files(tmp_path)
+    manifest = json.loads(files["/store.moe/manifest.json"])
+    files["/store.moe/manifest.json"] = sign(manifest | {"tier": tier})
+    with pytest.raises(error, match=told):
+        open_store(served(tmp_path, files))
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "layers as text": ({"layer_indices": "37"}, r"layout\.layer_indices is '37', expected a list"),
+    "a layer as text": ({"layer_indices": ["3", 7]}, r"layout\.layer_indices is "),
+    "a layer of truth": ({"layer_indices": [True, 7]}, r"layout\.layer_indices is "),
+    "layers that fall": ({"layer_indices": [7, 3]}, "expected rising numbers"),
+    "three layers": ({"layer_indices": [3, 7, 9]}, "layer_indices has 3 entries, n_layers is 2"),
+    "three layers, rightly": (
+        {"layer_indices": [3, 7, 9], "n_layers": 3},
+        r"index\.json does not fit the layout in manifest\.json: router/expert_indices has shape",
+    ),
+    "a number as text": ({"n_layers": "2"}, r"layout\.n_layers is '2', expected a whole number"),
+    "a number as a float": ({"top_k": 2.0}, r"layout\.top_k is 2\.0, expected a whole number"),
+    "no expert": ({"n_experts": -8}, r"layout\.n_experts is -8"),
+    "other experts": ({"n_experts": 9}, "router/router_logits has shape"),
+    "wide experts": (
+        {"n_experts": 300, "router_logits": False},
+        "dtype <u1, expected <u2|is there",
+    ),
+    "other top_k": ({"top_k": 3}, "router/expert_indices has shape"),
+    "other width": ({"d_model": 5}, r"resid/resid_mid/layer_03 has shape .* \(.*, 5\)"),
+    "sum": ({"weights_sum": "x"}, "weights_sum is 'x', expected one of one, family"),
+    "dtype": ({"weights_dtype": "float16"}, "router/expert_weights has dtype <f4, expected <f2"),
+    "odd dtype": ({"weights_dtype": "int8"}, "weights_dtype is 'int8', expected one of"),
+    "dtype of residuals": ({"resid_dtype": "float16"}, "has dtype bfloat16, expected <f2"),
+    "a site less": ({"resid_sites": ["resid_mid"]}, "resid/resid_post/layer_03 is there, and the"),
+    "a site more": (
+        {"resid_sites": ["resid_mid", "resid_post", "resid_pre"]},
+        "resid/resid_pre/layer_03 is missing",
+    ),
+    "sites as text": ({"resid_sites": "resid_mid"}, "resid_sites is 'resid_mid', expected a list"),
+    "no norms": ({"expert_output_norms": False}, "experts/expert_output_norms is there, and the"),
+    "no logits": ({"router_logits": False}, "router/router_logits is there, and the layout says"),
+    "a flag as a number": ({"router_logits": 1}, r"layout\.router_logits is 1, expected true or"),
+    "a vocabulary": ({"vocab_local": True}, "vocab/text is missing|tokens/text_end is there"),
+    "no top_k": ({"top_k": ...}, "'top_k' is missing"),
+    "no sites": ({"resid_sites": ...}, "'resid_sites' is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(LAYOUTS))
+def test_a_layout_that_the_indexes_contradict_is_refused(tmp_path: Path, kind: str) -> None:
+    """Also where whoever changed it made the digest of the manifest anew."""
+    changes, told = LAYOUTS[kind]
+    files = written_files(tmp_path)
+    manifest = json.loads(files["/store.moe/manifest.json"])
+    layout = {k: v for k, v in (manifest["layout"] | changes).items() if v is not ...}
+    files["/store.moe/manifest.json"] = sign(manifest | {"layout": layout})
+    with pytest.raises(StoreError, match=told):
+        open_store(served(tmp_path, files))
+
+
+@pytest.mark.parametrize("layout", ["x", None, [], 3, ...])
+def test_a_manifest_without_a_layout_is_refused_in_a_sentence(tmp_path: Path, layout: Any) -> None:
+    files = written_files(tmp_path)
+    manifest = json.loads(files["/store.moe/manifest.json"]) | {"layout": layout}
+    files["/store.moe/manifest.json"] = sign({k: v for k, v in manifest.items() if v is not ...})
+    with pytest.raises(StoreError, match=r"manifest\.json holds no layout that can be \("):
+        open_store(served(tmp_path, files))
+
+
+DATASETS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "no weights": ("router/expert_weights", lambda each: None, "expert_weights is missing"),
+    "no position": ("tokens/position", lambda each: None, "tokens/position is missing"),
+    "other dtype": (
+        "tokens/generated",
+        lambda each: each | {"dtype": "<u1"},
+        "tokens/generated has dtype <u1, expected bool",
+    ),
+    "numbers for text": (
+        "tokens/logprob",
+        lambda each: each | {"dtype": "<i4"},
+        "tokens/logprob has dtype <i4, expected <f4",
+    ),
+    "no residuals of a layer": (
+        "resid/resid_mid/layer_12",
+        lambda each: None,
+        "resid/resid_mid/layer_12 is missing|residuals of other layers",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(DATASETS))
+@pytest.mark.parametrize("number", [0, 1])
+def test_datasets_that_the_layout_does_not_have_are_refused(
+    tmp_path: Path, kind: str, number: int
+) -> None:
+    path, change, told = DATASETS[kind]
+    files = written_files(tmp_path)
+    name = f"/store.moe/part-{number:05d}.index.json"
+    document = json.loads(files[name])
+    changed = change(document["datasets"].pop(path))
+    document["datasets"] |= {} if changed is None else {path: changed}
+    files[name] = json.dumps(document).encode()
+    manifest = json.loads(files["/store.moe/manifest.json"])
+    manifest["parts"][number] |= {
+        "index_bytes": len(files[name]),
+        "index_sha256": hashlib.sha256(files[name]).hexdigest(),
+    }
+    files["/store.moe/manifest.json"] = sign(manifest)
+    with pytest.raises(StoreError, match=told):
+        open_store(served(tmp_path, files))
+
+
+def test_what_a_later_minor_version_adds_is_passed_over_from_afar(tmp_path: Path) -> None:
+    files = written_files(tmp_path)
+    manifest = json.loads(files["/store.moe/manifest.json"])
+    for number in range(len(manifest["parts"])):
+        name = f"/store.moe/part-{number:05d}.index.json"
+        document = json.loads(files[name]) | {"format_version": "1.1", "added": 1}
+        empty = {"shape": [0], "dtype": "<f4", "chunks": None, "filters": []}
+        empty |= {"offset": [], "length": [], "sha256": []}
+        added = ("resid/scale", "resid/final_norm/layer_03", "tokens/added")
+        document["datasets"] |= dict.fromkeys(added, empty)
+        files[name] = json.dumps(document).encode()
+        manifest["parts"][number] |= {
+            "index_bytes": len(files[name]),
+            "index_sha256": hashlib.sha256(files[name]).hexdigest(),
+            "added": 1,
+        }
+    manifest["layout"] |= {"added": 1}
+    manifest["layout"]["resid_sites"].append("final_norm")
+    files["/store.moe/manifest.json"] = sign(manifest | {"format_version": "1.1", "added": 1})
+    store, here = open_store(served(tmp_path, files)), open_store(tmp_path / "w.moe")
+    assert store.resid_layers == {"resid_mid": (3, 12), "resid_post": (3, 12)}
+    assert np.array_equal(
+        store.resid("resid_post", 12).values, here.resid("resid_post", 12).values, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("version", ["1.x", "1.", 1, 1.0, None])
+def test_what_is_no_version_of_an_index_is_refused(server: FaultyServer, version: Any) -> None:
+    document = json.loads(INDEX) | {"format_version": version}
+    server.files = assembled([PART], [document])
+    with pytest.raises(StoreError, match=r"has the format version .*, expected two"):
+        opened(server)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_small_batches_move_each_chunk_once(
+    server: FaultyServer, tmp_path: Path, batch: int
+) -> None:
+    server.files.update(written_files(tmp_path))
+    store = open_store(f"{server.url}/store.moe")
+    names = ("token_id", "position", "segment", "generated", "logprob")
+    paths = [f"tokens/{name}" for name in names]
+    paths += [f"router/{name}" for name in ("expert_indices", "expert_weights", "router_logits")]
+    wanted = 0
+    for number in range(len(store.manifest["parts"])):
+        index = json.loads(server.files[f"/store.moe/part-{number:05d}.index.json"])
+        held = [*paths, "experts/expert_output_norms"]
+        wanted += sum(sum(index["datasets"][path]["length"]) for path in held)
+    server.forget()
+    batches = list(store.iter_tokens(batch=batch))
+    assert sum(len(each.token_id) for each in batches) == 120
+    assert max(len(each.token_id) for each in batches) <= batch
+    assert server.body_bytes <= 1.25 * wanted
+    here = open_store(tmp_path / "w.moe")
+    found = np.concatenate([each.routing.expert_weights for each in batches])
+    assert np.array_equal(found, here.router().expert_weights)
+
+
+def test_batches_that_meet_no_end_of_a_chunk_are_whole(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of 7 and of 3 tokens, and batches of 5; each chunk once, in the right order."""
+    lengths = {"CHUNK_TOKENS": 7, "CHUNK_BYTES": 44, "LOGITS_PER_CHUNK": 24}
+    for name, value in lengths.items():
+        monkeypatch.setattr(f"interp.cache.part_builder.{name}", value)
+    prompts = [sample(EVERYTHING, seed=seed, n_tokens=23) for seed in range(3)]
+    path = write(tmp_path / "s.moe", prompts, EVERYTHING)
+    files = {f"/store.moe/{each.name}": each.read_bytes() for each in path.iterdir()}
+    index = json.loads(files["/store.moe/part-00000.index.json"])["datasets"]
+    assert index["router/expert_indices"]["chunks"] == [7, 1, 2]
+    assert index["router/router_logits"]["chunks"] == [3, 1, 8]
+    server.files.update(files)
+    store = open_store(f"{server.url}/store.moe")
+    server.forget()
+    batches = list(store.iter_tokens(batch=5))
+    asked = [each.headers["Range"] for each in server.requests]
+    assert len(asked) == len(set(asked))
+    assert [len(each.token_id) for each in batches] == [5] * 13 + [4]
+    for name in ("token_id", "position", "generated"):
+        found = np.concatenate([getattr(each, name) for each in batches])
+        assert found.tolist() == np.concatenate([getattr(p, name) for p in prompts]).tolist()
+    for name in ("expert_indices", "router_logits", "expert_output_norms"):
+        found = np.concatenate([getattr(each.routing, name) for each in batches])
+        assert np.array_equal(found, np.concatenate([getattr(p, name) for p in prompts]))
 
 
 def _set(path: str, field: str, value: Any) -> Callable[[Any], None]:

@@ -1,94 +1,39 @@
-"""Push, pull and diff: against folders, a Hub on this machine, and moto's bucket."""
+"""Push and pull: folders, names of files, copies in a smaller tier, the card."""
 
 import errno
-import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-import numpy as np
 import pytest
 import yaml
 
-from interp.cache.diff import diff
 from interp.cache.errors import InputError, StorageError, StoreError
 from interp.cache.reader import open_store
-from interp.cache.receive import receive, staged_path
-from interp.cache.share_files import SharedFile, listed_files, parsed_manifest, refuse_hostile
+from interp.cache.receive import receive
+from interp.cache.share_files import listed_files, parsed_manifest, refuse_hostile
 from interp.cache.sharing import pull, push
-from tests.hub_server import TOKEN, Entry, Hub, hub_server
-from tests.store_samples import RESID_LAYOUT, sample, write
+from interp.cache.tiers import write_no_text
+from tests.hub_server import Hub
+from tests.sharing_samples import (
+    bucket,
+    changed,
+    digests,
+    edit,
+    hub,
+    manifest,
+    shared_file,
+    store,
+)
+from tests.store_samples import LAYOUT, RESID_LAYOUT, sample, write
+
+__all__ = ["bucket", "hub"]
 
 pytestmark = pytest.mark.slow
-
-HUB_WARNS = "ignore:Use 'content=:DeprecationWarning"
-REPO = "hf://datasets/me/run"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A Hub, with the client as in a shell that is online and logged in to it."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with hub_server() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        yield hub
-
-
-@pytest.fixture
-def bucket() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A bucket of moto's server, and the options for s3fs that reach it."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {
-        "key": "testing",
-        "secret": "testing",
-        "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
-    }
-    reset = Request(f"http://{host}:{port}/moto-api/reset", method="POST")
-    urlopen(reset).close()  # noqa: S310 (moto keeps what earlier servers of the process held)
-    S3FileSystem(skip_instance_cache=True, **options).call_s3("create_bucket", Bucket="shelf")
-    yield "shelf", options
-    server.stop()
-
-
-def store(path: Path, *, seeds: range = range(4), n_tokens: int = 30, **options: Any) -> Path:
-    """One part per prompt."""
-    prompts = [sample(RESID_LAYOUT, seed=seed, n_tokens=n_tokens) for seed in seeds]
-    return write(path, prompts, RESID_LAYOUT, **{"part_mb": 0.001} | options)
-
-
-def changed(path: Path, *, last: int) -> Path:
-    """The same store with another last prompt."""
-    prompts = [sample(RESID_LAYOUT, seed=seed, n_tokens=30) for seed in (0, 1, 2, last)]
-    return write(path, prompts, RESID_LAYOUT, part_mb=0.001)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        each.name: hashlib.sha256(each.read_bytes()).hexdigest()
-        for each in folder.iterdir()
-        if each.name.startswith("part-")
-    }
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return document
 
 
 # --- folders
@@ -156,7 +101,7 @@ def test_readers_during_a_republish_see_one_store_or_a_sentence(tmp_path: Path) 
 
 def test_broken_arrival_goes_on_where_it_ended(tmp_path: Path) -> None:
     contents = {f"part-{n:05d}.h5": bytes([n]) * 1000 for n in range(4)}
-    files = [_file(name, content) for name, content in contents.items()]
+    files = [shared_file(name, content) for name, content in contents.items()]
     asked: list[str] = []
 
     def blocks(name: str) -> Iterator[bytes]:
@@ -176,9 +121,9 @@ def test_broken_arrival_goes_on_where_it_ended(tmp_path: Path) -> None:
 
 
 def test_wrong_bytes_leave_the_earlier_store(tmp_path: Path) -> None:
-    earlier = _file("part-00000.h5", b"earlier")
+    earlier = shared_file("part-00000.h5", b"earlier")
     receive(tmp_path / "b", [earlier], lambda _: iter([b"earlier"]), manifest=b"1", origin="x")
-    later = _file("part-00000.h5", b"later")
+    later = shared_file("part-00000.h5", b"later")
     with pytest.raises(StoreError, match="not what the manifest says"):
         receive(tmp_path / "b", [later], lambda _: iter([b"wrong"]), manifest=b"2", origin="x")
     assert (tmp_path / "b" / "part-00000.h5").read_bytes() == b"earlier"
@@ -191,7 +136,9 @@ def test_endless_file_is_cut_off(tmp_path: Path) -> None:
             yield b"0" * 10_000
 
     with pytest.raises(StoreError, match="not what the manifest says"):
-        receive(tmp_path / "b", [_file("part-00000.h5", b"x")], endless, manifest=b"", origin="x")
+        receive(
+            tmp_path / "b", [shared_file("part-00000.h5", b"x")], endless, manifest=b"", origin="x"
+        )
 
 
 def test_full_disk_is_told_before_and_while_it_fills(
@@ -201,7 +148,7 @@ def test_full_disk_is_told_before_and_while_it_fills(
         yield b"some"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    file = _file("part-00000.h5", b"something")
+    file = shared_file("part-00000.h5", b"something")
     with pytest.raises(StorageError, match=r"no space left for part-00000\.h5"):
         receive(tmp_path / "b", [file], full, manifest=b"", origin="x")
     usage = type("Usage", (), {"free": 3})
@@ -250,14 +197,68 @@ def test_store_of_another_model_is_refused(tmp_path: Path) -> None:
     push(store(tmp_path / "a.moe"), str(tmp_path / "shelf"))
     other = store(tmp_path / "b.moe", provenance={"model": "another"})
     with pytest.raises(
-        InputError, match="holds a store of the model toy, and this one has another"
+        InputError,
+        match=r"another capture, which would be lost \(provenance.model is toy there and another",
     ):
         push(other, str(tmp_path / "shelf"))
+    assert digests(tmp_path / "shelf") == digests(tmp_path / "a.moe")
+    pushed = push(other, str(tmp_path / "shelf"), replace=True)
+    assert pushed.replaced[0] == "provenance.model is toy there and another here"
+    assert digests(tmp_path / "shelf") == digests(other)
+
+
+def test_store_of_another_layout_is_refused_without_a_model_too(tmp_path: Path) -> None:
+    ours = store(tmp_path / "a.moe", provenance={})
+    push(ours, str(tmp_path / "shelf"))
+    other = write(tmp_path / "b.moe", [sample(LAYOUT)], LAYOUT, provenance={})
+    with pytest.raises(InputError, match=r"layout.resid_sites is \['resid_mid', 'resid_post'\]"):
+        push(other, str(tmp_path / "shelf"))
+    assert digests(tmp_path / "shelf") == digests(ours)
+
+
+def test_other_settings_are_another_capture(tmp_path: Path) -> None:
+    ours, other = (
+        store(tmp_path / f"{day}.moe", provenance={"model": "toy", "settings": {"today": day}})
+        for day in ("2025-08-05", "2025-08-06")
+    )
+    push(ours, str(tmp_path / "shelf"))
+    with pytest.raises(InputError, match=r"settings.today is 2025-08-05 there and 2025-08-06 here"):
+        push(other, str(tmp_path / "shelf"))
+
+
+def test_capture_that_has_grown_takes_the_place_of_its_earlier_state(tmp_path: Path) -> None:
+    facts = {"model": "toy", "prompts_sha256": "1", "files": [{"name": "a"}]}
+    more = {"prompts_sha256": "2", "files": [{"name": "a"}, {"name": "b"}]}
+    push(store(tmp_path / "a.moe", seeds=range(2), provenance=facts), str(tmp_path / "shelf"))
+    grown = store(tmp_path / "b.moe", provenance=facts | more)
+    assert push(grown, str(tmp_path / "shelf")).replaced == ()
+    assert digests(tmp_path / "shelf") == digests(grown)
+
+
+def test_manifest_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    ours, shelf = store(tmp_path / "a.moe"), tmp_path / "shelf"
+    push(ours, str(shelf))
+    edit(shelf, format_version="2.0")
+    with pytest.raises(InputError, match="format_version is 2 there and 1 here"):
+        push(ours, str(shelf))
+    (shelf / "manifest.json").write_bytes(b"{")
+    with pytest.raises(InputError, match=r"would be lost \(its manifest cannot be read\)"):
+        push(ours, str(shelf))
+    push(ours, str(shelf), replace=True)
+    assert open_store(shelf).n_tokens == 120
+
+
+def test_push_that_broke_in_the_swap_goes_on(tmp_path: Path) -> None:
+    ours, shelf = store(tmp_path / "a.moe"), tmp_path / "shelf"
+    push(ours, str(shelf))
+    edit(shelf, complete=False, parts=[], layout=None)
+    push(ours, str(shelf))
+    assert digests(shelf) == digests(ours)
 
 
 def test_unfinished_store_is_not_shared(tmp_path: Path) -> None:
     ours = store(tmp_path / "a.moe")
-    _edit(ours, complete=False)
+    edit(ours, complete=False)
     with pytest.raises(StoreError, match="not finished"):
         push(ours, str(tmp_path / "shelf"))
     with pytest.raises(StoreError, match="is not finished; wait"):
@@ -287,6 +288,73 @@ def test_unknown_place_is_refused(tmp_path: Path, url: str) -> None:
 def test_missing_folder_has_no_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no store that is finished"):
         pull(str(tmp_path / "nothing"), tmp_path / "b.moe")
+
+
+def test_same_folder_in_another_spelling_is_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = store(tmp_path / "a.moe")
+    monkeypatch.chdir(tmp_path)
+    pull("a.moe", "b.moe")
+    for spelling in ("./a.moe/", str(ours), f"../{tmp_path.name}/a.moe"):
+        assert pull(spelling, "b.moe") == Path("b.moe")
+    store(tmp_path / "c.moe")
+    with pytest.raises(InputError, match=r"b\.moe holds a store from .*a\.moe; choose another"):
+        pull("c.moe", "b.moe")
+
+
+# --- copies in a smaller tier
+
+
+def test_copy_is_made_beside_the_store_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "other").mkdir()
+    ours, made = store(tmp_path / "disk" / "a.moe"), []
+
+    def told(opened: Any, out: Path, **options: Any) -> Path:
+        made.append(out)
+        return write_no_text(opened, out, **options)
+
+    monkeypatch.setattr("interp.cache.tiered_copy.write_no_text", told)
+    push(ours, str(tmp_path / "shelf"), tier="no_text")
+    push(ours, str(tmp_path / "shelf"), tier="no_text", scratch=tmp_path / "other")
+    assert [each.parent.parent.name for each in made] == ["disk", "other"]
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["a.moe"]
+    assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("tier", ["no_text", "aggregate"])
+def test_copy_without_room_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: str
+) -> None:
+    ours = store(tmp_path / "a.moe")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
+    with pytest.raises(StorageError, match=rf"a copy in the tier {tier} needs .* room for 3; free"):
+        push(ours, str(tmp_path / "shelf"), tier=tier)
+    assert {each.name for each in tmp_path.iterdir()} == {"a.moe"}
+
+
+def test_room_that_is_asked_for_is_what_the_copy_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a store that is mostly residuals, which the copy is without."""
+    layout = replace(RESID_LAYOUT, d_model=256)
+    prompts = [sample(layout, seed=seed, n_tokens=200) for seed in range(6)]
+    ours = write(tmp_path / "a.moe", prompts, layout)
+    taken = push(ours, str(tmp_path / "shelf"), tier="no_text").bytes_moved
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 3}))
+    with pytest.raises(StorageError, match="no_text needs") as refused:
+        push(ours, str(tmp_path / "shelf2"), tier="no_text")
+    asked = int(re.search(r"needs ([\d,]+) bytes", str(refused.value))[1].replace(",", ""))  # type: ignore[index]
+    assert 0.5 * asked < taken < 1.5 * asked < 0.1 * (ours / "part-00000.h5").stat().st_size
+
+
+def test_folder_that_cannot_take_the_copy_is_named(tmp_path: Path) -> None:
+    ours = store(tmp_path / "a.moe")
+    with pytest.raises(InputError, match=r"none cannot take the copy .* with --scratch"):
+        push(ours, str(tmp_path / "shelf"), tier="no_text", scratch=tmp_path / "none")
 
 
 # --- names
@@ -377,192 +445,6 @@ def test_manifest_of_an_unknown_tier_is_refused() -> None:
         listed_files(known | {"parts": []}, "afar")
 
 
-# --- the Hub
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_hub_store_comes_back_as_it_went(tmp_path: Path, hub: Hub) -> None:
-    ours = store(tmp_path / "a.moe")
-    pushed = push(ours, REPO)
-    assert hub.repositories["me/run"].is_private
-    assert len(hub.repositories["me/run"].commits) == 2
-    assert digests(pull(f"{REPO}@{pushed.revision}", tmp_path / "b.moe")) == digests(ours)
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_second_push_to_the_hub_moves_what_changed(tmp_path: Path, hub: Hub) -> None:
-    first = push(changed(tmp_path / "a.moe", last=3), REPO)
-    assert len(hub.received) == 4
-    again = push(tmp_path / "a.moe", REPO)
-    assert (again.moved, again.revision, len(hub.received)) == ((), first.revision, 4)
-    push(changed(tmp_path / "b.moe", last=9), REPO)
-    part = (tmp_path / "b.moe" / "part-00003.h5").read_bytes()
-    assert hub.received[4:] == [hashlib.sha256(part).hexdigest()]
-    pull(f"{REPO}@{first.revision}", tmp_path / "old.moe")
-    assert digests(tmp_path / "old.moe") == digests(tmp_path / "a.moe")
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_push_that_broke_sends_no_part_twice(tmp_path: Path, hub: Hub) -> None:
-    ours = store(tmp_path / "a.moe")
-    hub.uploads_left = 2
-    with pytest.raises(InputError, match="run the same again to go on"):
-        push(ours, REPO)
-    assert len(hub.repositories["me/run"].commits) == 1
-    hub.uploads_left = None
-    push(ours, REPO)
-    assert len(hub.received) == len(set(hub.received)) == 4
-    assert digests(pull(REPO, tmp_path / "b.moe")) == digests(ours)
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_branch_of_the_hub_is_made_and_leaves_main(tmp_path: Path, hub: Hub) -> None:
-    push(changed(tmp_path / "a.moe", last=3), REPO, is_public=True)
-    push(changed(tmp_path / "b.moe", last=9), f"{REPO}@second")
-    assert not hub.repositories["me/run"].is_private
-    for revision, folder in (("main", "a"), ("second", "b")):
-        pulled = pull(f"{REPO}@{revision}", tmp_path / f"{folder}2.moe")
-        assert digests(pulled) == digests(tmp_path / f"{folder}.moe")
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_example_on_the_card_runs(
-    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    push(store(tmp_path / "a.moe"), REPO)
-    card = hub.repositories["me/run"].tree("main")["README.md"].content.decode()
-    monkeypatch.chdir(tmp_path)
-    exec(card.partition("```python\n")[2].partition("```")[0], {})  # noqa: S102
-    assert "(120, 1, 2)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", ["../evil.h5", "part-00000.h5\\x", "Part-00000.h5"])
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_hostile_listing_of_the_hub_is_refused(tmp_path: Path, hub: Hub, name: str) -> None:
-    push(store(tmp_path / "a.moe"), REPO)
-    hub.repositories["me/run"].tree("main")[name] = Entry(content=b"", is_lfs=False)
-    with pytest.raises(StoreError, match="nothing was fetched"):
-        pull(REPO, tmp_path / "b.moe")
-    assert not (tmp_path / "b.moe").exists()
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_part_that_the_hub_changed_is_not_taken(tmp_path: Path, hub: Hub) -> None:
-    push(store(tmp_path / "a.moe"), REPO)
-    tree = hub.repositories["me/run"].tree("main")
-    content = tree["part-00002.h5"].content
-    tree["part-00002.h5"] = Entry(content=content[:-1] + b"?", is_lfs=True)
-    with pytest.raises(StoreError, match=r"part-00002\.h5 arrived with"):
-        pull(REPO, tmp_path / "b.moe")
-    assert not list((tmp_path / "b.moe").glob("part-*"))
-    assert staged_path(tmp_path / "b.moe", "part-00000.h5").exists()
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_failures_of_the_hub_are_sentences(
-    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = store(tmp_path / "a.moe")
-    with pytest.raises(InputError, match="there is no dataset me/run that this token may see"):
-        pull(REPO, tmp_path / "b.moe")
-    push(ours, REPO)
-    with pytest.raises(InputError, match="has no revision 'v9'"):
-        pull(f"{REPO}@v9", tmp_path / "b.moe")
-    with pytest.raises(InputError, match="cannot be reached"):
-        pull(REPO, tmp_path / "b.moe", endpoint="http://127.0.0.1:9")
-    monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(InputError, match=r"needs a token .* log in with: hf auth login"):
-        push(ours, "hf://datasets/me/another")
-    with pytest.raises(InputError, match="there is no dataset me/run that this token may see"):
-        pull(REPO, tmp_path / "b.moe")
-
-
-@pytest.mark.filterwarnings(HUB_WARNS)
-def test_dataset_that_holds_something_else_is_refused(tmp_path: Path, hub: Hub) -> None:
-    ours = store(tmp_path / "a.moe")
-    push(ours, REPO)
-    with pytest.raises(
-        InputError, match="holds a store of the tier full, and this one has no_text"
-    ):
-        push(ours, REPO, tier="no_text")
-    hub.repositories["me/run"].tree("main")["train.parquet"] = Entry(content=b"", is_lfs=False)
-    with pytest.raises(InputError, match=r"holds something else \(train.parquet\)"):
-        push(ours, REPO)
-
-
-def test_missing_library_is_named_with_its_install_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"s3:// needs s3fs; install it with: pip install 'moe-in"):
-        pull("s3://shelf/run", tmp_path / "b.moe")
-    with pytest.raises(InputError, match="hf:// needs huggingface_hub; install it with: pip"):
-        pull(REPO, tmp_path / "b.moe")
-
-
-# --- buckets
-
-
-def test_bucket_store_comes_back_and_moves_only_changes(
-    tmp_path: Path, bucket: tuple[str, dict[str, Any]]
-) -> None:
-    url, options = f"s3://{bucket[0]}/some/run", bucket[1]
-    ours = changed(tmp_path / "a.moe", last=3)
-    push(ours, url, storage_options=options)
-    again = push(ours, url, storage_options=options)
-    assert (again.moved, again.bytes_moved) == ((), 0)
-    assert digests(pull(url, tmp_path / "b.moe", storage_options=options)) == digests(ours)
-    other = changed(tmp_path / "c.moe", last=9)
-    third = push(other, url, storage_options=options)
-    assert [name for name in third.moved if name.endswith(".h5")] == ["part-00003.h5"]
-    assert digests(pull(url, tmp_path / "b.moe", storage_options=options)) == digests(other)
-
-
-def test_push_to_a_bucket_that_broke_goes_on(
-    tmp_path: Path, bucket: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from s3fs import S3FileSystem
-
-    url, ours, sent = f"s3://{bucket[0]}/run", store(tmp_path / "a.moe"), []
-    put = S3FileSystem.put_file
-
-    def dying(self: Any, path: str, to: str, **options: Any) -> None:
-        if len(sent) == 3:
-            raise ConnectionError("the line went dead")
-        sent.append(to)
-        put(self, path, to, **options)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(S3FileSystem, "put_file", dying)
-        with pytest.raises(InputError, match=r"cannot be reached .* run the same again to go on"):
-            push(ours, url, storage_options=bucket[1])
-    with pytest.raises(InputError, match="holds no store that is finished"):
-        pull(url, tmp_path / "b.moe", storage_options=bucket[1])
-    again = push(ours, url, storage_options=bucket[1])
-    assert set(again.kept) == {each.rpartition("/")[2] for each in sent}
-    assert digests(pull(url, tmp_path / "b.moe", storage_options=bucket[1])) == digests(ours)
-
-
-def test_hostile_key_of_a_bucket_is_refused(
-    tmp_path: Path, bucket: tuple[str, dict[str, Any]]
-) -> None:
-    from s3fs import S3FileSystem
-
-    url = f"s3://{bucket[0]}/run"
-    push(store(tmp_path / "a.moe"), url, storage_options=bucket[1])
-    files = S3FileSystem(skip_instance_cache=True, **bucket[1])
-    files.call_s3("put_object", Bucket=bucket[0], Key="run/../../evil", Body=b"x")
-    with pytest.raises(StoreError, match="leads out of its folder; nothing was fetched"):
-        pull(url, tmp_path / "b.moe", storage_options=bucket[1])
-    assert not (tmp_path / "b.moe").exists()
-
-
-def test_missing_bucket_is_a_sentence(tmp_path: Path, bucket: tuple[str, dict[str, Any]]) -> None:
-    with pytest.raises(InputError, match=r"s3://nowhere/run does not exist .* check the name"):
-        push(store(tmp_path / "a.moe"), "s3://nowhere/run", storage_options=bucket[1])
-
-
 # --- the card
 
 
@@ -585,8 +467,9 @@ def test_croissant_has_what_the_format_asks_for(tmp_path: Path) -> None:
     ours = store(tmp_path / "a.moe")
     push(ours, str(tmp_path / "shelf"), license="MIT")
     document = json.loads((tmp_path / "shelf" / "croissant.json").read_text(encoding="utf-8"))
-    asked = ("@context", "@type", "name", "description", "url", "license", "datePublished")
+    asked = ("@context", "@type", "name", "description", "license", "datePublished")
     assert all(document[name] for name in asked)
+    assert "url" not in document  # each reader has the folder elsewhere
     assert document["conformsTo"] == "http://mlcommons.org/croissant/1.0"
     files = {each["@id"]: each for each in document["distribution"]}
     assert {name: each["sha256"] for name, each in files.items()} == digests(ours)
@@ -595,55 +478,3 @@ def test_croissant_has_what_the_format_asks_for(tmp_path: Path) -> None:
         assert each["contentSize"] == f"{(ours / name).stat().st_size} B"
         assert each["contentUrl"] == name
         assert each["encodingFormat"]
-
-
-# --- diff
-
-
-def test_store_and_its_copy_are_the_same(tmp_path: Path) -> None:
-    ours = store(tmp_path / "a.moe")
-    push(ours, str(tmp_path / "shelf"))
-    found = diff(ours, pull(str(tmp_path / "shelf"), tmp_path / "b.moe"))
-    assert found.is_same
-    assert list(found.lines()) == ["The stores hold the same: 4 prompts."]
-
-
-def test_other_division_into_parts_is_no_difference_of_prompts(tmp_path: Path) -> None:
-    found = diff(store(tmp_path / "a.moe"), store(tmp_path / "b.moe", part_mb=512.0))
-    assert found.is_same
-    assert (found.parts_shared, len(found.parts_only_in_a), len(found.parts_only_in_b)) == (0, 4, 1)
-
-
-def test_diff_counts_what_was_changed(tmp_path: Path) -> None:
-    ours = [sample(RESID_LAYOUT, seed=seed, n_tokens=30) for seed in range(6)]
-    theirs = list(reversed(ours[:5]))  # prompts 4, 3, 2, 1, 0; number 5 is missing
-    theirs[0] = replace(theirs[0], token_id=(ours[4].token_id + 1))
-    weights = np.array(ours[3].expert_weights)
-    weights[7, 1] = weights[7, 1, ::-1].mean()
-    theirs[1] = replace(theirs[1], expert_weights=weights)
-    resid = {key: np.array(values) for key, values in ours[2].resid.items()}
-    resid["resid_mid", 12][3, 1] = 0.25
-    theirs[2] = replace(theirs[2], resid=resid)
-    settings = {"settings": {"sites": ["resid_mid"], "today": "2025-08-05"}, "model": "toy"}
-    other = {"settings": {"sites": ["resid_mid"], "today": "2025-08-06"}, "model": "toy2"}
-    a = write(tmp_path / "a.moe", ours, RESID_LAYOUT, provenance=settings)
-    b = write(tmp_path / "b.moe", theirs, RESID_LAYOUT, provenance=other)
-    found = diff(a, b)
-    assert not found.is_same
-    assert (found.prompts_shared, found.tokens_differ) == (5, 1)
-    assert (found.routing_differs, found.residuals_differ) == (1, 1)
-    assert (found.prompts_only_in_a, found.prompts_only_in_b) == (("prompt_id 5",), ())
-    assert [(each.name, each.a, each.b) for each in found.settings] == [
-        ("today", "2025-08-05", "2025-08-06")
-    ]
-    assert [each.name for each in found.provenance] == ["model"]
-    assert "settings today: 2025-08-05 | 2025-08-06" in list(found.lines())
-
-
-def _file(name: str, content: bytes) -> SharedFile:
-    digest = hashlib.sha256(content).hexdigest()
-    return SharedFile(name=name, bytes=len(content), sha256=digest)
-
-
-def _edit(folder: Path, **replaced: Any) -> None:
-    (folder / "manifest.json").write_text(json.dumps(manifest(folder) | replaced))

