@@ -110,7 +110,7 @@ def parsed_manifest(raw: bytes, where: str) -> dict[str, Any]:
         raise StoreError(f"{where}/{MANIFEST_NAME} is no JSON ({error}); ask its owner") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StoreError(f"{where}/{MANIFEST_NAME} is not that of a store; give the URL of one")
-    check_version(where, str(document.get("format_version")))
+    check_version(where, document.get("format_version"))
     if document.get("complete") is not True:
         raise StoreError(f"{where} is not finished; wait until its owner has shared all of it")
     if document.get("tier", "full") not in TIERS:

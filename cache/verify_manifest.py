@@ -11,6 +11,7 @@ from interp.cache.manifest import (
     DIGEST_FIELD,
     MANIFEST_FIELDS,
     MANIFEST_NAME,
+    ROUTING_TIERS,
     PartEntry,
     canonical_json,
     content_digest,
@@ -19,9 +20,6 @@ from interp.cache.manifest import (
 )
 from interp.cache.part import FORMAT_VERSION
 from interp.cache.records import Layout
-
-TIERS = ("full", "no_text")
-"""Tiers that keep routing; see docs/sharing.md."""
 
 
 def check_manifest(
@@ -92,8 +90,10 @@ def _check_rest(manifest: Mapping[str, Any]) -> None:
     created = str(manifest.get("created"))
     if datetime.fromisoformat(created).isoformat(timespec="seconds") != created:
         raise ValueError(f"created is {created!r}, expected a time in ISO 8601 with seconds")
-    if manifest.get("tier", "full") not in TIERS:
-        raise ValueError(f"tier is {manifest['tier']!r}, expected one of {', '.join(TIERS)}")
+    if manifest.get("tier", "full") not in ROUTING_TIERS:
+        raise ValueError(
+            f"tier is {manifest['tier']!r}, expected one of {', '.join(ROUTING_TIERS)}"
+        )
     said = manifest.get(DIGEST_FIELD, ...)
     if said is not ... and said != content_digest(manifest):
         raise ValueError(f"{DIGEST_FIELD} is not that of its content, so some of it was changed")

@@ -8,6 +8,7 @@ import numpy as np
 from interp.cache.checks import LOGPROB_TOLERANCE, check_experts, check_norms, check_weights
 from interp.cache.errors import StoreError
 from interp.cache.opened import OpenedPart
+from interp.cache.part import resid_place
 from interp.cache.records import CONDITIONS, SEGMENTS, Layout
 
 BLOCK_TOKENS = 2**16
@@ -167,5 +168,5 @@ def _check_resid_index(part: OpenedPart) -> None:
         _expect_none((index < 0) | (index >= part.n_tokens), within)
         _expect_none(index[1:] <= index[:-1], within)
     for path, shape in shapes.items():
-        if path.startswith("resid/") and path != "resid/token_index" and shape[0] != n_rows:
+        if resid_place(path)[0] and shape[0] != n_rows:
             raise ValueError(f"{path} has {shape[0]} rows, expected {n_rows}")

@@ -531,7 +531,7 @@ def test_what_a_later_minor_version_adds_to_residuals_is_passed_over(tmp_path: P
     part = path / "part-00000.h5"
     with h5py.File(part, "r+", libver=("v110", "v110")) as file:
         file.attrs.modify("format_version", np.bytes_(b"1.1"))
-        added = {"scale": (10,), "final_norm/layer_03": (10, 4), "resid_mid/norm": (10,)}
+        added = {"scale": (7,), "final_norm/layer_03": (10, 4), "resid_mid/norm": (10,)}
         for name, shape in added.items():
             values = np.zeros(shape, dtype="<f4")
             file["resid"].create_dataset(name, data=values, chunks=shape, fletcher32=True)
