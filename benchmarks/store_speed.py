@@ -145,11 +145,11 @@ def main() -> None:
         clear()
         raw()
         peak = peak_mib(ours)
-        store = open_store(folder / "a.moe")
-        part, path = store._parts[0].source, "resid/resid_post/layer_00"
+        store, path = open_store(folder / "a.moe"), "resid/resid_post/layer_00"
+        parts = [part.source for part in store._parts]
         found["read"] = list(
             ratios(
-                lambda: part.read(path),
+                lambda: [part.read(path) for part in parts],
                 lambda: np.fromfile(folder / "a.bin", np.uint16),
                 options.rounds,
                 before=lambda: None,
