@@ -1,22 +1,39 @@
-"""Logistic probes: how well a direction in some features tells two kinds of prompts apart.
+"""Logistic probes: how well a direction in some features tells two kinds of prompts apart."""
 
-scikit-learn loads when a probe is fitted, not when this file is imported.
-"""
-
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.sparse import csr_array
 
 from interp.analyses.permutation import permuted_labels
+from interp.analyses.probe_metrics import METRICS, estimates
+from interp.analyses.probe_solver import Features, logistic_path
+from interp.analyses.probe_splits import Splits, check_splits, cluster_splits
 
-Features = Float[np.ndarray, "prompts d"] | csr_array
-"""[prompts d]: dense features are standardised, sparse ones (`bag_of_tokens`) only scaled."""
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+"""Inverse L2 penalties of a probe whose feature rows have a mean squared norm of 1."""
 
-STRENGTH = 10.0
-"""Inverse L2 penalty of a probe whose feature rows have a mean squared norm of 1."""
+N_INNER = 4
+"""Folds within the fitted prompts that choose among strengths and candidates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedFeatures:
+    """Features of which some columns are penalised less than others."""
+
+    values: Float[np.ndarray, "prompts d"]
+    """One row per prompt."""
+    column_weight: Float[np.ndarray, "d"]
+    """What each column is multiplied with, once it is standardised inside the fold."""
+
+
+FoldFeatures = Callable[[Bool[np.ndarray, "prompts"]], Features]
+"""Features that must be learnt: given the prompts to learn from, a row for every prompt."""
+
+FeatureSource = Features | WeightedFeatures | FoldFeatures
+"""What a probe reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +41,45 @@ class ProbeScore:
     """What one probe reached on prompts that it was not fitted on. See docs/probes.md."""
 
     auroc: float
-    """Share of pairs (True, False) in the same fold that the probe orders right; 0.5 is chance."""
+    """Mean over splits of the share of pairs (True, False) ordered right; 0.5 is chance."""
     auroc_low: float
-    """Lower end of the 95 % interval, from a bootstrap over groups."""
+    """Lower end of the 95 % interval, from leaving out one cluster at a time."""
     auroc_high: float
     """Upper end."""
+    accuracy: float
+    """Share told right at log-odds 0, the classes counting half each; 0.5 is chance."""
+    accuracy_low: float
+    """Lower end."""
+    accuracy_high: float
+    """Upper end."""
+    brier: float
+    """Mean squared error of the probability, the classes counting half each; 0.25 knows nothing."""
+    brier_low: float
+    """Lower end."""
+    brier_high: float
+    """Upper end."""
+    bits: float
+    """Mean cross-entropy in bits, the classes counting half each; 1 knows nothing."""
+    bits_low: float
+    """Lower end."""
+    bits_high: float
+    """Upper end."""
     n_prompts: int
-    """Prompts that were scored, each once."""
-    n_groups: int
-    """Groups among them: the unit of split and interval."""
-    score: Float[np.ndarray, "prompts"]
-    """Log-odds given by the probe of the fold that held the prompt out; compare within a fold."""
-    fold: Int[np.ndarray, "prompts"]
-    """Fold that held the prompt out."""
+    """Prompts that were scored."""
+    n_clusters: int
+    """Clusters among them: what is kept whole in splits and left out for intervals."""
+    target: Bool[np.ndarray, "prompts"]
+    """What was told apart."""
+    cluster: Shaped[np.ndarray, "prompts"]
+    """Cluster of each prompt."""
+    splits: Splits
+    """What was fitted and what held out."""
+    score: Float[np.ndarray, "splits prompts"]
+    """Log-odds of each held-out prompt, NaN for others; compare within a split."""
+    strength: Float[np.ndarray, "splits"]
+    """Inverse penalty chosen for each split, from its fitted prompts alone."""
+    candidate: Shaped[np.ndarray, "splits"]
+    """Name of the features chosen for each split; empty where there was no choice."""
 
     def to_frame(
         self,
@@ -48,208 +91,265 @@ class ProbeScore:
         baseline: str = "",
     ) -> pd.DataFrame:
         """One row, labelled with where the features came from; `layer` is NaN for none."""
-        row = {
+        row: dict[str, object] = {
             "site": site,
             "layer": float(layer),
             "target": target,
             "split": split,
-            "auroc": self.auroc,
-            "auroc_low": self.auroc_low,
-            "auroc_high": self.auroc_high,
-            "baseline": baseline,
-            "n_prompts": self.n_prompts,
-            "n_groups": self.n_groups,
         }
+        for name in METRICS:
+            row |= {name + end: getattr(self, name + end) for end in ("", "_low", "_high")}
+        row |= {"baseline": baseline, "n_prompts": self.n_prompts, "n_groups": self.n_clusters}
         return pd.DataFrame([row])
 
 
 def probe(
-    features: Features,
+    features: FeatureSource | Mapping[str, FeatureSource],
     *,
     target: Bool[np.ndarray, "prompts"],
-    groups: Shaped[np.ndarray, "prompts"],
+    cluster: Shaped[np.ndarray, "prompts"],
     rng: np.random.Generator,
-    fold: Int[np.ndarray, "prompts"] | None = None,
+    splits: Splits | None = None,
+    inner_cluster: Shaped[np.ndarray, "prompts"] | None = None,
     n_folds: int = 5,
-    n_bootstrap: int = 1000,
-    strength: float = STRENGTH,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> ProbeScore:
-    """Held-out AUROC of an L2-regularised logistic probe, no group on both sides of a split.
+    """How well an L2-regularised logistic probe tells held-out prompts apart.
 
-    Each fold is scored by a probe fitted on the others; centre, scale and weights are learnt
-    there. The penalty is fixed, not tuned: `C = strength / mean squared norm of a row`, so that
-    one `strength` suits any width. The AUROC counts pairs within a fold only, because scores of
-    different probes have different zeros (ours; the mean of the folds' AUROCs, weighted by their
-    pairs). The interval resamples groups, with the probes as fitted: it leaves out how much the
-    probes themselves would vary.
+    Everything is learnt on the fitted prompts of a split: centre, scale, weights, the penalty
+    (`C = strength / mean squared norm of a row`, so that one `strength` suits any width) and,
+    where several features are given, which to use. Penalty and features are chosen by the
+    cross-entropy in folds within the fitted prompts. Both classes weigh the same, whatever their
+    numbers. Intervals leave out one cluster at a time with the probes as fitted: how much the
+    probes themselves would vary stays out.
 
     Args:
-        features: One row per prompt.
+        features: One row per prompt; or features to choose from by name, such as layers.
         target: What to tell apart.
-        groups: Prompts that share an entry are variants of one item and stay together.
-        rng: Source of chance for folds and bootstrap.
-        fold: Folds from `grouped_folds`, to compare probes on the same splits; drawn if None.
-        n_folds: Folds to draw; fewer where a class has fewer groups.
-        n_bootstrap: Resamples of the groups.
-        strength: Inverse penalty, see above.
+        cluster: Prompts that share an entry stay together: item, source or template.
+        rng: Source of chance for folds.
+        splits: What to fit and hold out, to compare probes on the same splits; drawn if None.
+        inner_cluster: What the folds within the fitted prompts keep whole; `cluster` if None.
+        n_folds: Folds to draw; fewer where a class has fewer clusters.
+        strengths: Inverse penalties to choose from; one of them means no choice.
 
     Returns:
-        AUROC from 0 to 1 with its interval.
+        AUROC, accuracy, Brier score and cross-entropy with 95 % intervals.
 
     Raises:
-        ValueError: If a class has fewer than two groups, a fold lacks a class to fit on, or a
-            feature is not finite.
+        ValueError: If a class has fewer than two clusters, a cluster straddles a split, a split
+            lacks a class to fit on, or a feature is not finite.
+
+    Example:
+        >>> target = np.arange(40) % 2 == 0
+        >>> features = np.random.default_rng(0).normal(size=(40, 3)) + 4.0 * target[:, None]
+        >>> rng = np.random.default_rng(0)
+        >>> probe(features, target=target, cluster=np.arange(40), rng=rng).auroc
+        1.0
     """
-    _check_features(features, len(target))
-    if fold is None:
-        fold = grouped_folds(target, groups, rng=rng, n_folds=n_folds)
-    _check_folds(target, fold)
-    score = held_out_scores(features, target=target, fold=fold, strength=strength)
-    _, unit = np.unique(groups, return_inverse=True)
-    n_groups = int(unit.max()) + 1
-    once = np.ones((1, n_groups), dtype=np.int64)
-    again = rng.multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=n_bootstrap)
-    resampled = fold_auroc(score, target=target, fold=fold, weight=again[:, unit])
-    low, high = np.nanquantile(resampled, [0.025, 0.975])  # NaN: a resample without one class
-    return ProbeScore(
-        auroc=float(fold_auroc(score, target=target, fold=fold, weight=once[:, unit])[0]),
-        auroc_low=float(low),
-        auroc_high=float(high),
-        n_prompts=len(target),
-        n_groups=n_groups,
-        score=score,
-        fold=fold,
+    named = dict(features) if isinstance(features, Mapping) else {"": features}
+    for each in named.values():
+        _check_features(each, len(target))
+    if splits is None:
+        splits = cluster_splits(target, cluster, rng=rng, n_folds=n_folds)
+    check_splits(splits, target=target, cluster=cluster)
+    inner = cluster if inner_cluster is None else inner_cluster
+    return held_out_scores(
+        named,
+        target=target,
+        splits=splits,
+        cluster=cluster,
+        inner_cluster=inner,
+        strengths=strengths,
+        rng=rng,
     )
 
 
 def shuffled_probe(
-    features: Features,
+    features: FeatureSource | Mapping[str, FeatureSource],
     *,
     target: Bool[np.ndarray, "prompts"],
-    groups: Shaped[np.ndarray, "prompts"],
+    cluster: Shaped[np.ndarray, "prompts"],
     rng: np.random.Generator,
+    splits: Splits | None = None,
+    inner_cluster: Shaped[np.ndarray, "prompts"] | None = None,
     n_folds: int = 5,
-    n_bootstrap: int = 1000,
-    strength: float = STRENGTH,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> ProbeScore:
-    """The same probe after one shuffle of the labels by group (`permuted_labels`): the control.
+    """The same probe after one shuffle of the labels by cluster (`permuted_labels`): the control.
 
-    One shuffle is one draw from the null, not its mean.
+    One shuffle is one draw from the null, not its mean. Splits that the shuffle leaves with one
+    class to fit on or to score are left out.
 
     Raises:
-        ValueError: As `probe`.
+        ValueError: As `probe`, and if the shuffle leaves no split.
     """
-    grouped_folds(target, groups, rng=np.random.default_rng(0), n_folds=n_folds)  # same refusals
-    shuffled = permuted_labels(target, groups, rng=rng, n_permutations=1)[0]
+    cluster_splits(target, cluster, rng=np.random.default_rng(0), n_folds=n_folds)  # same refusals
+    shuffled = permuted_labels(target, cluster, rng=rng, n_permutations=1)[0]
+    if splits is not None:
+        usable = splits.usable(shuffled)
+        if not usable.any():
+            raise ValueError(
+                f"the shuffled labels leave none of {len(splits)} splits with both classes on both "
+                "sides; shuffle with another rng, or give more clusters"
+            )
+        splits = splits.of(usable)
     return probe(
         features,
         target=shuffled,
-        groups=groups,
+        cluster=cluster,
         rng=rng,
+        splits=splits,
+        inner_cluster=inner_cluster,
         n_folds=n_folds,
-        n_bootstrap=n_bootstrap,
-        strength=strength,
+        strengths=strengths,
     )
-
-
-def grouped_folds(
-    target: Bool[np.ndarray, "prompts"],
-    groups: Shaped[np.ndarray, "prompts"],
-    *,
-    rng: np.random.Generator,
-    n_folds: int = 5,
-) -> Int[np.ndarray, "prompts"]:
-    """Fold of each prompt: groups stay whole, classes as even as that allows.
-
-    Raises:
-        ValueError: If a class has fewer than two groups, or a fold leaves one class to fit on.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    n_true, n_false = len(np.unique(groups[target])), len(np.unique(groups[~target]))
-    if min(n_true, n_false, n_folds) < 2:
-        raise ValueError(
-            f"target is True in {n_true} group(s) and False in {n_false}, to be split into "
-            f"{n_folds} folds; give at least 2 of each"
-        )
-    splitter = StratifiedGroupKFold(
-        min(n_folds, n_true, n_false), shuffle=True, random_state=int(rng.integers(2**31))
-    )
-    fold = np.empty(len(target), dtype=np.int64)
-    for number, (_, held_out) in enumerate(splitter.split(target[:, None], target, groups)):
-        fold[held_out] = number
-    _check_folds(target, fold)
-    return fold
 
 
 def held_out_scores(
-    features: Features,
+    named: Mapping[str, FeatureSource],
     *,
     target: Bool[np.ndarray, "prompts"],
-    fold: Int[np.ndarray, "prompts"],
-    strength: float,
-) -> Float[np.ndarray, "prompts"]:
-    """Log-odds of each prompt under a probe fitted on the other folds."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+    splits: Splits,
+    cluster: Shaped[np.ndarray, "prompts"],
+    inner_cluster: Shaped[np.ndarray, "prompts"],
+    strengths: Sequence[float],
+    rng: np.random.Generator,
+) -> ProbeScore:
+    """As `probe`, unchecked: here `cluster` says only what intervals leave out."""
+    score = np.full(splits.held_out.shape, np.nan)
+    chosen: list[tuple[str, float]] = []
+    for number, (fitted, held_out) in enumerate(splits):
+        name, strength = _choose(named, target, inner_cluster, fitted, strengths, rng)
+        score[number, held_out] = log_odds(
+            named[name], target=target, fitted=fitted, scored=held_out, strengths=[strength]
+        )[0]
+        chosen.append((name, strength))
+    numbers: dict[str, float] = {}
+    found = estimates(score, target=target, splits=splits, cluster=cluster)
+    for name, (least, most) in METRICS.items():
+        low, high = found[name].interval(least=least, most=most)
+        numbers |= {name: found[name].value, f"{name}_low": low, f"{name}_high": high}
+    scored = splits.held_out.any(axis=0)
+    return ProbeScore(
+        **numbers,
+        n_prompts=int(scored.sum()),
+        n_clusters=len(np.unique(cluster[scored])),
+        target=target,
+        cluster=cluster,
+        splits=splits,
+        score=score,
+        strength=np.array([strength for _, strength in chosen]),
+        candidate=np.array([name for name, _ in chosen]),
+    )
 
-    score = np.empty(len(target))
-    for number in np.unique(fold):
-        held_out, fitted = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        inside, outside = features[fitted], features[held_out]
-        if isinstance(features, np.ndarray):
-            scaler = StandardScaler().fit(inside)
-            inside, outside = scaler.transform(inside), scaler.transform(outside)
-        inverse_penalty = strength / max(_mean_squared_norm(inside), 1e-12)
-        model = LogisticRegression(C=inverse_penalty, max_iter=5000, tol=1e-5)
-        score[held_out] = model.fit(inside, target[fitted]).decision_function(outside)
-    return score
 
-
-def _mean_squared_norm(features: Features) -> float:
-    values = features if isinstance(features, np.ndarray) else features.data
-    return float(np.square(values).sum()) / float(features.shape[0])
-
-
-def fold_auroc(
-    score: Float[np.ndarray, "prompts"],
+def log_odds(
+    features: FeatureSource,
     *,
     target: Bool[np.ndarray, "prompts"],
-    fold: Int[np.ndarray, "prompts"],
-    weight: Int[np.ndarray, "draws prompts"],
-) -> Float[np.ndarray, "draws"]:
-    """AUROC over pairs within a fold, prompts weighted; ties count half.
+    fitted: Bool[np.ndarray, "prompts"],
+    scored: Bool[np.ndarray, "prompts"],
+    strengths: Sequence[float],
+    balanced: bool = True,
+) -> Float[np.ndarray, "strengths scored"]:
+    """Log-odds of some prompts under a probe fitted on others; `balanced` weighs classes alike."""
+    rows, column_weight = _rows(features, fitted)
+    weight = np.ones(int(fitted.sum()))
+    if balanced:
+        n_true = int(target[fitted].sum())
+        weight = np.where(target[fitted], 0.5 / n_true, 0.5 / (len(weight) - n_true)) * len(weight)
+    inside = rows[fitted]
+    norm = max(_mean_squared_norm(inside, column_weight), 1e-12)
+    path = logistic_path(
+        inside,
+        target=target[fitted],
+        inverse_penalties=[strength / norm for strength in strengths],
+        prompt_weight=weight,
+        column_weight=column_weight,
+    )
+    return path.log_odds(rows[scored])
 
-    Returns:
-        From 0 to 1 for each draw of weights; NaN where no fold has weight on both classes.
-    """
-    ordered, pairs = np.zeros(len(weight)), np.zeros(len(weight))
-    for number in np.unique(fold):
-        above, below = target & (fold == number), ~target & (fold == number)
-        difference = score[above][:, None] - score[below][None, :]
-        w_above, w_below = weight[:, above].astype(float), weight[:, below].astype(float)
-        ordered += ((w_above @ (np.sign(difference) / 2 + 0.5)) * w_below).sum(axis=1)
-        pairs += w_above.sum(axis=1) * w_below.sum(axis=1)
-    return ordered / np.where(pairs > 0, pairs, np.nan)
 
-
-def _check_features(features: Features, n_prompts: int) -> None:
-    if features.shape[0] != n_prompts:
+def _choose(
+    named: Mapping[str, FeatureSource],
+    target: Bool[np.ndarray, "prompts"],
+    inner_cluster: Shaped[np.ndarray, "prompts"],
+    fitted: Bool[np.ndarray, "prompts"],
+    strengths: Sequence[float],
+    rng: np.random.Generator,
+) -> tuple[str, float]:
+    """The features and strength with the least cross-entropy in folds of the fitted prompts."""
+    if len(named) == len(strengths) == 1:
+        return next(iter(named)), float(strengths[0])
+    try:
+        inner = cluster_splits(target[fitted], inner_cluster[fitted], rng=rng, n_folds=N_INNER)
+    except ValueError as error:
         raise ValueError(
-            f"features has {features.shape[0]} rows, but target has {n_prompts} prompts; give one "
+            f"the penalty cannot be chosen within the fitted prompts ({error}); or give one "
+            "strength, or the item as inner_cluster"
+        ) from error
+    bits = np.zeros((len(named), len(strengths)))
+    place = np.flatnonzero(fitted)
+    for inside, outside in inner:
+        learnt, left = _mask(place[inside], len(target)), _mask(place[outside], len(target))
+        for row, features in enumerate(named.values()):
+            found = log_odds(
+                features, target=target, fitted=learnt, scored=left, strengths=strengths
+            )
+            bits[row] += _balanced_bits(found, target[left])
+    row, column = divmod(int(np.argmin(bits)), len(strengths))
+    return list(named)[row], float(strengths[column])
+
+
+def _mask(place: Int[np.ndarray, "k"], n_prompts: int) -> Bool[np.ndarray, "prompts"]:
+    mask = np.zeros(n_prompts, dtype=bool)
+    mask[place] = True
+    return mask
+
+
+def _balanced_bits(
+    found: Float[np.ndarray, "strengths scored"], target: Bool[np.ndarray, "scored"]
+) -> Float[np.ndarray, "strengths"]:
+    """Cross-entropy in bits, the classes that are there counting alike."""
+    loss = np.logaddexp(0.0, np.where(target, -found, found)) / np.log(2)
+    sides = [loss[:, side].mean(axis=1) for side in (target, ~target) if side.any()]
+    return np.asarray(np.mean(sides, axis=0))
+
+
+def _rows(
+    features: FeatureSource, fitted: Bool[np.ndarray, "prompts"]
+) -> tuple[Features, Float[np.ndarray, "d"] | None]:
+    if isinstance(features, WeightedFeatures):
+        return features.values, features.column_weight
+    if callable(features):
+        rows = features(fitted)
+        _check_features(rows, len(fitted))
+        return rows, None
+    return features, None
+
+
+def _mean_squared_norm(rows: Features, column_weight: Float[np.ndarray, "d"] | None) -> float:
+    """Of a standardised row: one for each column that varies; sparse rows are as they are."""
+    if not isinstance(rows, np.ndarray):
+        return float(np.square(rows.data).sum()) / float(rows.shape[0])
+    varies = (rows != rows[0]).any(axis=0)
+    return float(varies.sum() if column_weight is None else np.square(column_weight[varies]).sum())
+
+
+def _check_features(features: FeatureSource, n_prompts: int) -> None:
+    if callable(features):
+        return
+    values = features.values if isinstance(features, WeightedFeatures) else features
+    if values.shape[0] != n_prompts:
+        raise ValueError(
+            f"features has {values.shape[0]} rows, but target has {n_prompts} prompts; give one "
             "row per prompt"
         )
-    if isinstance(features, np.ndarray) and not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+    flat = values if isinstance(values, np.ndarray) else values.sum(axis=1)[:, None]
+    finite = np.isfinite(flat)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
         raise ValueError(
             f"features of prompt {row} are not finite, as for a prompt without tokens; drop it"
         )
-
-
-def _check_folds(target: Bool[np.ndarray, "prompts"], fold: Int[np.ndarray, "prompts"]) -> None:
-    for number in np.unique(fold):
-        fitted = target[fold != number]
-        if fitted.all() or not fitted.any():
-            raise ValueError(
-                f"fold {number} leaves prompts of one class only to fit on; give more groups"
-            )

@@ -1,15 +1,17 @@
 """Batches of rendered prompts: by like length, padded, passed through a model, and taken apart."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Integer, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from interp.cache.records import PROMPT_FIELDS, PromptActivations
+from interp.hooks.logprobs import last_hidden_state, token_logprobs
 from interp.hooks.pass_records import TOKEN_FIELDS, PassRecords
 from interp.hooks.positions import kept_positions
 from interp.hooks.render import RenderedPrompt
@@ -73,15 +75,30 @@ def run_batch(
     positions: str,
     *,
     side: PaddingSide = "right",
+    logprobs: bool = False,
 ) -> list[PromptActivations]:
     """One forward pass; rows of padding are dropped at the tap."""
     kept = [kept_positions(positions, each.segment) for each in batch]
     starts = row_starts(batch, side=side)
-    select_rows(tap, starts, [len(each.token_id) for each in batch], kept)
-    with torch.inference_mode():
-        model(**padded(batch, model, side=side), use_cache=False, logits_to_keep=1)
+    lengths = [len(each.token_id) for each in batch]
+    select_rows(tap, starts, lengths, kept)
+    inputs = padded(batch, model, side=side)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        hidden = stack.enter_context(last_hidden_state(model)) if logprobs else []
+        output = model(**inputs, use_cache=False, logits_to_keep=1)
+        known = [np.full(n, np.nan, dtype=np.float32) for n in lengths]
+        if logprobs:
+            known = token_logprobs(
+                model,
+                hidden[0],
+                inputs["input_ids"],
+                starts=starts,
+                lengths=lengths,
+                last_logits=output.logits,
+            )
     records = tap.take()
-    tokens = np.cumsum([0] + [len(each.token_id) for each in batch])
+    tokens = np.cumsum([0, *lengths])
     rows = np.cumsum([0] + [len(each) for each in kept])
     return [
         activations(
@@ -92,6 +109,7 @@ def run_batch(
                 rows=slice(*rows[index : index + 2]),
             ),
             kept[index],
+            known[index],
         )
         for index, rendered in enumerate(batch)
     ]
@@ -123,7 +141,10 @@ def part_of(records: PassRecords, *, tokens: slice, rows: slice) -> PassRecords:
 
 
 def activations(
-    rendered: RenderedPrompt, records: PassRecords, kept: Integer[np.ndarray, "rows"]
+    rendered: RenderedPrompt,
+    records: PassRecords,
+    kept: Integer[np.ndarray, "rows"],
+    logprob: Float[np.ndarray, "tokens"],
 ) -> PromptActivations:
     """What is stored of one prompt, from the records of exactly its tokens."""
     assert records.expert_indices is not None
@@ -136,7 +157,7 @@ def activations(
         position=np.arange(len(rendered.token_id), dtype=np.int32),
         segment=rendered.segment,
         generated=rendered.generated,
-        logprob=np.full(len(rendered.token_id), np.nan, dtype=np.float32),
+        logprob=logprob,
         text_end=rendered.text_end,
         expert_indices=records.expert_indices.numpy(),
         expert_weights=records.expert_weights.float().numpy(),

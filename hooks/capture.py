@@ -155,7 +155,8 @@ def _run(
     settings: CaptureSettings,
 ) -> list[PromptActivations]:
     if settings.generation is None:
-        return run_batch(loaded.model, tap, batch, settings.positions)
+        logprobs = settings.logprobs
+        return run_batch(loaded.model, tap, batch, settings.positions, logprobs=logprobs)
     answered = generate(
         loaded.model,
         loaded.tokenizer,

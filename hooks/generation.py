@@ -142,7 +142,8 @@ def _answered(
             row=index,
             kept_steps=of_answer - n_prompt,
         )
-        yield whole, activations(whole, records, np.concatenate([kept[index], of_answer]))
+        unknown = np.full(n_tokens, np.nan, dtype=np.float32)
+        yield whole, activations(whole, records, np.concatenate([kept[index], of_answer]), unknown)
 
 
 def _joined(

@@ -60,6 +60,8 @@ class CaptureSettings:
     """Tokens per forward pass, padding included; a longer prompt is a batch of its own."""
     today: str = PINNED_DATE.isoformat()
     """The date that the chat template shows, as YYYY-MM-DD."""
+    logprobs: bool = False
+    """Keep the log-probability of each token of a prompt: one more product with the unembedding."""
     generation: GenerationSettings | None = None
     """How the model answers; None captures the prompts alone."""
 
@@ -71,6 +73,11 @@ class CaptureSettings:
         check_positions(self.positions)
         if self.batch_tokens < 1:
             raise InputError(f"batch_tokens is {self.batch_tokens}, expected 1 or more")
+        if self.logprobs and self.generation is not None:
+            raise InputError(
+                "logprobs are of prompts that are not answered, but generation is given; capture "
+                "twice, once with each"
+            )
         try:
             date.fromisoformat(self.today)
         except ValueError as error:

@@ -80,6 +80,7 @@ def capture(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    logprobs: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
@@ -105,6 +106,8 @@ def capture(
         temperature: Of the answers; 0 takes the most likely token each time.
         top_p: Answers are sampled among the most likely tokens that together have this probability.
         seed: Of the sampling.
+        logprobs: Keep the log-probability of each token of a prompt, which the tests of experts
+            adjust for.
         dry_run: Say how large the store will be, from the tokenizer and the config alone.
     """
     check_out(out, ".moe")
@@ -132,6 +135,7 @@ def capture(
         layers=tuple(layers) if layers else None,
         positions=positions,
         batch_tokens=batch_tokens,
+        logprobs=logprobs,
         generation=generation,
     )
     if dry_run:

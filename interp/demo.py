@@ -6,6 +6,7 @@ from interp import study
 from interp.cache.errors import InputError
 from interp.cache.reader import open_store
 from interp.hooks.capture import capture
+from interp.hooks.settings import CaptureSettings
 from interp.organisms import load_model
 from interp.prompts import load_prompts
 from interp.report import write_report
@@ -27,7 +28,7 @@ def run_demo(out: Path) -> dict[str, str]:
     results_path = out / "results.json"
     loaded, prompts = load_model("toy"), load_prompts("matched")
     out.mkdir(parents=True, exist_ok=True)
-    capture(loaded, prompts, store_path)
+    capture(loaded, prompts, store_path, settings=CaptureSettings(logprobs=True))
     store = open_store(store_path)
     results = study.analyze(store)
     write_results(results, results_path)

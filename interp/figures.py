@@ -57,8 +57,9 @@ def divergence_figure(divergence: pd.DataFrame, *, model: str) -> go.Figure:
         figure,
         title="Divergence of expert usage by layer",
         subtitle=f"{model} · n = {first.n_tokens_benchmark:,.0f} benchmark and "
-        f"{first.n_tokens_organic:,.0f} organic tokens · null: "
-        f"{first.n_permutations:,.0f} shuffles of {first.n_units:,.0f} items",
+        f"{first.n_tokens_organic:,.0f} organic tokens · nulls: "
+        f"{first.n_permutations:,.0f} shuffles (raw) and sign flips (token-matched) of "
+        f"{first.n_clusters:,.0f} items",
         summary=divergence_sentence(divergence),
     )
     layer_axis(figure, rows["layer"].to_numpy())

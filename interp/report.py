@@ -12,6 +12,7 @@ from interp import __version__
 from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
 from interp.cache.reader import Store
+from interp.report_experts import expert_section
 from interp.report_sections import (
     divergence_section,
     notices,
@@ -24,7 +25,7 @@ from interp.report_sections import (
 from interp.results import TABLES, Results
 from interp.sentences import compared_sentence
 
-TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline"}
+TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "reason"}
 
 
 def write_report(results: Results, store: Store, out: str | Path) -> None:
@@ -54,6 +55,7 @@ def render_report(results: Results, store: Store) -> str:
     sections = [
         divergence_section(results, model),
         usage_section(results, model),
+        expert_section(results),
         probe_section(results, model),
         token_section(results, store),
         run_section(results, store),

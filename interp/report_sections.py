@@ -17,7 +17,7 @@ from interp.results import DIVERGENCE_COLUMNS, Results
 from interp.sentences import LADDER, absent_sentences
 from interp.token_view import token_payload
 
-PANELS = ("divergence", "usage", "probes", "token_view")
+PANELS = ("divergence", "usage", "experts", "probes", "token_view")
 """How the keys of `Results.absent` begin, one panel each."""
 PROBE_NUMBERS = (
     "site",

@@ -13,16 +13,24 @@ from interp.cache.errors import InputError
 DIVERGENCE_COLUMNS = (
     "layer",
     "raw_bits",
+    "raw_low_bits",
+    "raw_high_bits",
     "raw_null_bits",
     "raw_null_high_bits",
     "p_value",
     "token_matched_bits",
+    "token_matched_low_bits",
+    "token_matched_high_bits",
     "token_matched_null_bits",
+    "token_matched_null_high_bits",
+    "token_matched_p_value",
     "overlap",
     "share_explained_by_vocabulary",
+    "share_explained_low",
+    "share_explained_high",
 )
 PROBE_COLUMNS = ("site", "layer", "target", "split", "auroc", "auroc_low", "auroc_high", "baseline")
-TABLES = ("usage", "divergence", "probes")
+TABLES = ("usage", "divergence", "experts", "sources", "probes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,11 @@ class Results:
     """Rows: layer. Jensen-Shannon divergence of benchmark and organic usage, in bits."""
     probes: pd.DataFrame
     """Rows: site, layer, target, split, baseline. AUROC, 0.5 is chance."""
+    experts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer, expert. Effect of the condition, raw, token-adjusted and surface-adjusted, as
+    shares of routed slots, with intervals, tests, equivalence and power; see docs/effects.md."""
+    sources: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer, and one for all (layer missing). Condition against source; docs/sources.md."""
     run: dict[str, Any]
     """Model, counts of prompts and tokens, settings, versions."""
     absent: dict[str, str] = field(default_factory=dict)

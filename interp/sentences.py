@@ -50,7 +50,7 @@ def divergence_sentence(divergence: pd.DataFrame) -> str:
         return "No divergence could be computed."
     top = rows.iloc[int(rows["raw_bits"].to_numpy().argmax())]
     above = rows[rows["raw_bits"] > rows["raw_null_high_bits"]]
-    shuffles = f"{counted(top.n_permutations, 'shuffle')} of {counted(top.n_units, 'item')}"
+    shuffles = f"{counted(top.n_permutations, 'shuffle')} of {counted(top.n_clusters, 'item')}"
     is_least = top.p_value <= 1.000001 / (top.n_permutations + 1)
     certainty = f"the least that {shuffles} can show" if is_least else f"from {shuffles}"
     return (
@@ -58,6 +58,7 @@ def divergence_sentence(divergence: pd.DataFrame) -> str:
         f"a null with mean {top.raw_null_bits:.4f} and 95 % quantile {top.raw_null_high_bits:.4f} "
         f"(p = {top.p_value:.2g}, {certainty}). In {len(above)} of {counted(len(rows), 'layer')} "
         f"it lies above that quantile, each layer tested by itself. {_vocabulary_clause(above)}"
+        f"{_matched_clause(rows)}"
     )
 
 
@@ -76,6 +77,18 @@ def _vocabulary_clause(above: pd.DataFrame) -> str:
     return (
         f"Vocabulary explains {percent}, judged on the {100 * overlap:.0f} % of tokens "
         "that can be matched."
+    )
+
+
+def _matched_clause(rows: pd.DataFrame) -> str:
+    """In how many layers something is left over once tokens are matched; nothing if none can be."""
+    matched = rows[rows["token_matched_bits"].notna()]
+    if matched.empty:
+        return ""
+    above = matched["token_matched_bits"] > matched["token_matched_null_high_bits"]
+    return (
+        f" Matched on tokens, the divergence lies above the 95 % quantile of its own null "
+        f"(flipped signs) in {above.sum()} of {counted(len(matched), 'layer')}."
     )
 
 

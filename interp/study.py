@@ -15,7 +15,9 @@ from interp.analyses.features import (
     mean_by_prompt,
     routing_features,
 )
-from interp.analyses.probes import grouped_folds, probe, shuffled_probe
+from interp.analyses.probe_gain import best_baseline, gain
+from interp.analyses.probe_splits import cluster_splits
+from interp.analyses.probes import ProbeScore, probe, shuffled_probe
 from interp.analyses.usage import expert_usage
 from interp.cache.reader import Store
 from interp.cache.records import CONDITIONS
@@ -29,17 +31,24 @@ from interp.compared import (
     without_tokens,
 )
 from interp.results import DIVERGENCE_COLUMNS, PROBE_COLUMNS, Results
+from interp.study_experts import expert_tables, source_table
 
 
 def analyze(
-    store: Store, *, seed: int = 0, n_permutations: int = 200, progress: bool = True
+    store: Store,
+    *,
+    seed: int = 0,
+    n_permutations: int = 200,
+    n_resamples: int = 10_000,
+    progress: bool = True,
 ) -> Results:
-    """Usage by condition, divergence with its null, and probes beside their baselines.
+    """Usage by condition, divergence with its null, tests of experts, and probes with baselines.
 
     Args:
         store: From `open_store`.
         seed: Seed of permutations, folds and bootstraps.
-        n_permutations: Relabellings behind each null.
+        n_permutations: Relabellings behind each null of the divergence.
+        n_resamples: Resamples behind each test of all experts at once.
         progress: Show a bar on stderr.
 
     Returns:
@@ -63,41 +72,57 @@ def analyze(
         rng = np.random.default_rng(seed)
         absent = without_tokens(store, everything)
         divergence, probes = empty(DIVERGENCE_COLUMNS), empty(PROBE_COLUMNS)
+        experts, sources = empty(()), empty(())
+        tested: dict[str, Any] = {}
         if not set(COMPARED) <= set(everything.condition):
             only = " and ".join(sorted(set(everything.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
-            absent |= {"divergence": sentence, "probes": sentence}
+            absent |= dict.fromkeys(("divergence", "experts", "probes"), sentence)
         else:
             pair = compared(store, COMPARED)
             try:
-                divergence = divergence_table(pair, rng, n_permutations, bar.update)
+                divergence, undefined = divergence_table(pair, rng, n_permutations, bar.update)
+                absent |= undefined
             except ValueError as error:
                 absent["divergence"] = too_few(pair, error)
+            experts, tested = expert_tables(pair, rng, n_resamples=n_resamples)
+            try:
+                sources = source_table(pair, rng)
+            except ValueError as error:
+                absent["experts_sources"] = f"Condition against source: {error}."
             probes, unprobed = probe_tables(pair, rng, bar.update)
             absent |= unprobed
         bar.update(n_steps - bar.n)
     run = run_facts(store, everything, seed=seed, n_permutations=n_permutations)
     return Results(
-        usage=usage.to_frame(), divergence=divergence, probes=probes, run=run, absent=absent
+        usage=usage.to_frame(),
+        divergence=divergence,
+        experts=experts,
+        sources=sources,
+        probes=probes,
+        run=run | {"experts": tested},
+        absent=absent,
     )
 
 
 def divergence_table(
     pair: Compared, rng: np.random.Generator, n_permutations: int, advance: Callable[[int], Any]
-) -> pd.DataFrame:
-    """Divergence of benchmark and organic usage by layer, raw and token-matched."""
-    return usage_divergence(
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Divergence of benchmark and organic usage by layer, and why some columns are empty."""
+    found = usage_divergence(
         pair.expert_indices,
         benchmark=pair.benchmark,
         token_id=pair.store.token_id[pair.token],
         prompt_index=pair.prompt_index,
-        item=pair.item,
+        cluster=pair.item,
         n_experts=pair.store.layout.n_experts,
         layer_indices=pair.store.layout.layer_indices,
         rng=rng,
         n_permutations=n_permutations,
         progress=advance,
-    ).to_frame()
+    )
+    undefined = {f"divergence_{name}": reason for name, reason in found.absent.items()}
+    return found.to_frame(), undefined
 
 
 def too_few(pair: Compared, error: ValueError) -> str:
@@ -114,6 +139,8 @@ def probe_tables(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Probes of the condition at every site and layer, each with shuffled labels beside it.
 
+    Those of routing and residuals have their gain over the best baseline, which come first.
+
     All real probes share one set of folds, so that layers and baselines can be compared.
 
     Returns:
@@ -124,17 +151,23 @@ def probe_tables(
     if reason:
         absent["probes_resid_post"] = reason
     try:
-        fold = grouped_folds(pair.benchmark, pair.item, rng=rng)
+        splits = cluster_splits(pair.benchmark, pair.item, rng=rng)
     except ValueError as error:
         return empty(PROBE_COLUMNS), absent | {"probes": too_few(pair, error)}
-    tables = []
+    tables: list[pd.DataFrame] = []
+    baselines: dict[str, ProbeScore] = {}
     for site, layer, features in probe_features(pair):
         is_baseline = np.isnan(layer)
-        labels: dict[str, Any] = {"target": pair.benchmark, "groups": pair.item, "rng": rng}
+        labels: dict[str, Any] = {"target": pair.benchmark, "cluster": pair.item, "rng": rng}
         row: dict[str, Any] = {"site": site, "layer": layer}
-        real = probe(features, fold=fold, **labels)
+        real = probe(features, splits=splits, **labels)
         shuffled = shuffled_probe(features, **labels)
-        tables.append(real.to_frame(**row, baseline=site if is_baseline else ""))
+        if is_baseline:
+            baselines[site] = real
+            tables.append(real.to_frame(**row, baseline=site))
+        else:
+            over = gain(real, baselines[best_baseline(baselines)])
+            tables.append(pd.concat([real.to_frame(**row), over.to_frame()], axis=1))
         tables.append(shuffled.to_frame(**row, baseline="shuffled"))
         advance(2)
     return pd.concat(tables, ignore_index=True), absent

@@ -74,11 +74,12 @@ def _divergence(rng: np.random.Generator, *, n_layers: int) -> pd.DataFrame:
             "p_value": 1 / 201,
             "token_matched_bits": matched,
             "token_matched_null_bits": null * 1.8,
+            "token_matched_null_high_bits": null * 2.5,
             "overlap": 0.54,
             "share_explained_by_vocabulary": 1 - (matched - null * 1.8) / (raw - null),
             "n_tokens_benchmark": 22140,
             "n_tokens_organic": 13003,
-            "n_units": 322,
+            "n_clusters": 322,
             "n_permutations": 200,
         }
     )

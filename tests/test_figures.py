@@ -50,11 +50,12 @@ def small_divergence(**changes: float) -> pd.DataFrame:
         "p_value": 0.004975,
         "token_matched_bits": 0.11,
         "token_matched_null_bits": 0.004,
+        "token_matched_null_high_bits": 0.006,
         "overlap": 0.6,
         "share_explained_by_vocabulary": 0.47,
         "n_tokens_benchmark": 1200,
         "n_tokens_organic": 900,
-        "n_units": 60,
+        "n_clusters": 60,
         "n_permutations": 200,
     }
     low = row | {"layer": 8, "raw_bits": 0.001, "share_explained_by_vocabulary": np.nan}
@@ -181,6 +182,7 @@ def test_divergence_sentence_names_the_largest_layer_and_its_null() -> None:
     assert "p = 0.005, the least that 200 shuffles of" in said
     assert "In 1 of 2 layers it lies above" in said
     assert "Vocabulary explains 47 % of it, judged on the" in said
+    assert "above the 95 % quantile of its own null (flipped signs) in 2 of 2 layers" in said
 
 
 def test_divergence_sentence_gives_the_range_of_shares_over_the_layers_above_their_null() -> None:

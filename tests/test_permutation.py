@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, permutation_test
+from scipy.stats import binom, permutation_test, ttest_1samp, ttest_ind
 
 from interp.analyses.divergence import usage_divergence
-from interp.analyses.permutation import permutation_p_value, permuted_labels
+from interp.analyses.permutation import (
+    delete_groups,
+    flipped_signs,
+    permutation_p_value,
+    permuted_labels,
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,6 +104,83 @@ def test_prompts_of_one_label_are_refused() -> None:
         )
 
 
+def test_p_value_of_what_is_undefined_is_undefined() -> None:
+    assert np.isnan(permutation_p_value(np.array([np.nan]), np.ones((3, 1)))).all()
+
+
+def test_signs_are_even_and_nothing_else() -> None:
+    signs = flipped_signs(50, rng=np.random.default_rng(0), n_flips=400)
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    assert abs(signs.mean()) < 4 / np.sqrt(signs.size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(*[st.integers(0, 30)] * 3),
+    n_replicates=st.integers(6, 40),
+)
+def test_each_cluster_is_left_out_once_and_both_conditions_stay(
+    seed: int, sizes: tuple[int, int, int], n_replicates: int
+) -> None:
+    kind = np.repeat([0, 1, 2], sizes)
+    benchmark, organic = (kind != 2).astype(int), (kind != 1).astype(int)
+    if not benchmark.any() or not organic.any():
+        return
+    rng = np.random.default_rng(seed)
+    left_out = delete_groups(benchmark, organic, rng=rng, n_replicates=n_replicates)
+    if left_out is None:
+        # A condition hangs on one cluster alone.
+        assert min(benchmark.sum(), organic.sum()) == 1
+        return
+    n = len(left_out.stratum)
+    assert sorted(set(left_out.replicate)) == list(range(n))
+    assert n <= n_replicates + 3
+    for replicate in range(n):
+        kept = left_out.replicate != replicate
+        assert benchmark[kept].any()
+        assert organic[kept].any()
+
+
+def test_jackknife_of_a_mean_is_the_standard_error_with_students_t() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    left_out = delete_groups(
+        np.ones(12), np.ones(12), rng=np.random.default_rng(0), n_replicates=12
+    )
+    assert left_out is not None
+    means = np.array([[values[left_out.replicate != r].mean()] for r in range(12)])
+    corrected, low, high = left_out.corrected(np.array([values.mean()]), means)
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert corrected[0] == pytest.approx(values.mean())  # a mean has no bias to take away
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high))
+
+
+def test_jackknife_of_a_difference_is_welchs_interval() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0, 1, 7), rng.normal(1, 3, 9)
+    left_out = delete_groups(
+        np.repeat([1, 0], [7, 9]), np.repeat([0, 1], [7, 9]), rng=rng, n_replicates=16
+    )
+    assert left_out is not None
+    both, is_a = np.concatenate([a, b]), np.arange(16) < 7
+    kept = [left_out.replicate != r for r in range(16)]
+    without = np.array([[both[k & is_a].mean() - both[k & ~is_a].mean()] for k in kept])
+    _, low, high = left_out.corrected(np.array([a.mean() - b.mean()]), without)
+    expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high))
+
+
+def test_jackknife_takes_the_bias_of_the_plug_in_variance_away() -> None:
+    values = np.random.default_rng(0).normal(size=10)
+    left_out = delete_groups(
+        np.ones(10), np.ones(10), rng=np.random.default_rng(0), n_replicates=10
+    )
+    assert left_out is not None
+    without = np.array([[values[left_out.replicate != r].var()] for r in range(10)])
+    corrected, _, _ = left_out.corrected(np.array([values.var()]), without)
+    assert corrected[0] == pytest.approx(values.var(ddof=1))  # Quenouille 1956
+
+
 def no_effect(rng: np.random.Generator, item: np.ndarray) -> np.ndarray:
     """Experts of 30 tokens a prompt: every item has its favourites, conditions have none."""
     taste = rng.normal(size=(item.max() + 1, 8))[item] + 0.3 * rng.normal(size=(len(item), 8))
@@ -118,7 +200,7 @@ def p_of_no_effect(seed: int, *, paired: bool, by_token: bool) -> float:
         benchmark=benchmark[prompt] if by_token else benchmark,
         token_id=np.zeros(len(chosen), dtype=int),
         prompt_index=np.arange(len(chosen)) if by_token else prompt,
-        item=np.arange(len(chosen)) if by_token else item,
+        cluster=np.arange(len(chosen)) if by_token else item,
         n_experts=8,
         layer_indices=[0],
         rng=rng,

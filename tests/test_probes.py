@@ -5,9 +5,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
-from scipy.sparse import csr_array
-from sklearn.metrics import roc_auc_score
 
 from interp.analyses.features import (
     bag_of_tokens,
@@ -15,175 +12,100 @@ from interp.analyses.features import (
     mean_by_prompt,
     routing_features,
 )
-from interp.analyses.probes import (
-    fold_auroc,
-    grouped_folds,
-    held_out_scores,
-    probe,
-    shuffled_probe,
-)
+from interp.analyses.probe_splits import fold_splits, grouped_folds
+from interp.analyses.probes import log_odds, probe, shuffled_probe
 
 
 def paired(n_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target and groups of items that have one prompt of either class."""
+    """Target and cluster of items that have one prompt of either class."""
     return np.tile([True, False], n_items), np.repeat(np.arange(n_items), 2)
 
 
-def test_auroc_of_one_fold_is_that_of_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    score, target = rng.integers(0, 9, 40) / 2, rng.random(40) < 0.4  # with ties
-    ours = fold_auroc(
-        score, target=target, fold=np.zeros(40, dtype=int), weight=np.ones((1, 40), dtype=int)
-    )
-    assert ours[0] == pytest.approx(roc_auc_score(target, score))
-
-
-def test_auroc_over_folds_is_their_mean_weighted_by_pairs() -> None:
-    rng = np.random.default_rng(1)
-    score, target, fold = rng.normal(size=60), rng.random(60) < 0.5, rng.integers(0, 3, 60)
-    aurocs = [roc_auc_score(target[fold == f], score[fold == f]) for f in range(3)]
-    pairs = [target[fold == f].sum() * (~target[fold == f]).sum() for f in range(3)]
-    once = np.ones((1, 60), dtype=int)
-    ours = fold_auroc(score, target=target, fold=fold, weight=once)
-    assert ours[0] == pytest.approx(np.average(aurocs, weights=pairs))
-    shifted = fold_auroc(score + 100.0 * fold, target=target, fold=fold, weight=once)
-    assert shifted[0] == pytest.approx(ours[0])  # the zero of a fold's scores does not matter
-
-
-def test_weight_of_a_prompt_is_its_number_of_copies() -> None:
-    rng = np.random.default_rng(2)
-    score, target, fold = rng.normal(size=20), np.arange(20) % 2 == 0, np.arange(20) // 10
-    weight = rng.integers(0, 4, (1, 20))
-    copies = np.repeat(np.arange(20), weight[0])
-    ours = fold_auroc(score, target=target, fold=fold, weight=weight)
-    copied = fold_auroc(
-        score[copies],
-        target=target[copies],
-        fold=fold[copies],
-        weight=np.ones((1, len(copies)), dtype=int),
-    )
-    assert ours[0] == pytest.approx(copied[0])
-
-
-def test_auroc_of_a_case_by_hand() -> None:
-    # Fold 0: 3 > 1 right, 2 > 1 right. Fold 1: 0 > 5 wrong. Two pairs in three.
-    ours = fold_auroc(
-        np.array([3.0, 2.0, 1.0, 0.0, 5.0]),
-        target=np.array([True, True, False, True, False]),
-        fold=np.array([0, 0, 0, 1, 1]),
-        weight=np.ones((1, 5), dtype=int),
-    )
-    assert ours[0] == pytest.approx(2 / 3)
-
-
-def test_held_out_scores_solve_the_penalised_likelihood_of_the_other_folds() -> None:
-    rng = np.random.default_rng(3)
-    target, fold = np.arange(40) % 2 == 0, np.arange(40) // 20
-    features = rng.normal(3, 2, (40, 3)) + target[:, None]
-    inside, outside = features[fold == 1], features[fold == 0]
-    centre, scale = inside.mean(axis=0), inside.std(axis=0)
-    rows, sign = (inside - centre) / scale, np.where(target[fold == 1], 1.0, -1.0)
-    strength = 2.0 / (rows**2).sum(axis=1).mean()
-
-    def loss(solution: np.ndarray) -> float:
-        margin = sign * (rows @ solution[:3] + solution[3])
-        return 0.5 * solution[:3] @ solution[:3] + strength * np.logaddexp(0, -margin).sum()
-
-    best = minimize(loss, np.zeros(4), tol=1e-10).x
-    expected = (outside - centre) / scale @ best[:3] + best[3]
-    scores = held_out_scores(features, target=target, fold=fold, strength=2.0)
-    np.testing.assert_allclose(scores[fold == 0], expected, atol=1e-3)
-
-
-def test_sparse_and_dense_scores_differ_by_the_standardisation_only() -> None:
-    rng = np.random.default_rng(4)
-    target, fold = np.arange(60) % 2 == 0, np.arange(60) // 20
-    dense = rng.normal(size=(60, 5)) + target[:, None] * 0.5
-    score = held_out_scores(csr_array(dense), target=target, fold=fold, strength=10.0)
-    assert np.corrcoef(score, held_out_scores(dense, target=target, fold=fold, strength=10.0))[
-        0, 1
-    ] == pytest.approx(1.0, abs=0.02)
-
-
 def test_separable_classes_reach_one() -> None:
-    target, groups = paired(20)
+    target, cluster = paired(20)
     features = np.random.default_rng(0).normal(size=(40, 4)) + 20.0 * target[:, None]
-    result = probe(features, target=target, groups=groups, rng=np.random.default_rng(0))
+    result = probe(features, target=target, cluster=cluster, rng=np.random.default_rng(0))
     assert (result.auroc, result.auroc_low, result.auroc_high) == (1.0, 1.0, 1.0)
-    assert (result.n_prompts, result.n_groups) == (40, 20)
+    assert (result.n_prompts, result.n_clusters) == (40, 20)
 
 
 def leaky_variants(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """40 items of 4 near-identical variants; the label belongs to the item and to nothing else."""
-    groups = np.repeat(np.arange(40), 4)
-    target = rng.permutation(np.arange(40) < 20)[groups]
-    features = rng.normal(size=(40, 12))[groups] + 0.05 * rng.normal(size=(160, 12))
-    return features, target, groups
+    cluster = np.repeat(np.arange(40), 4)
+    target = rng.permutation(np.arange(40) < 20)[cluster]
+    features = rng.normal(size=(40, 12))[cluster] + 0.05 * rng.normal(size=(160, 12))
+    return features, target, cluster
 
 
 def test_features_that_name_the_item_tell_nothing_once_items_stay_whole() -> None:
     grouped, ungrouped = [], []
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        features, target, groups = leaky_variants(rng)
-        for groups_used, found in ((groups, grouped), (np.arange(160), ungrouped)):
-            result = probe(features, target=target, groups=groups_used, rng=rng, n_bootstrap=2)
+        features, target, cluster = leaky_variants(rng)
+        for cluster_used, found in ((cluster, grouped), (np.arange(160), ungrouped)):
+            result = probe(features, target=target, cluster=cluster_used, rng=rng, strengths=[10.0])
             found.append(result.auroc)
     assert abs(np.mean(grouped) - 0.5) < 0.1  # standard error about 0.03
     assert np.mean(ungrouped) > 0.7
 
 
 def test_features_of_the_item_alone_order_pairs_at_chance() -> None:
-    target, groups = paired(30)
-    features = np.random.default_rng(0).normal(size=(30, 40))[groups]
-    result = probe(features, target=target, groups=groups, rng=np.random.default_rng(0))
+    target, cluster = paired(30)
+    features = np.random.default_rng(0).normal(size=(30, 40))[cluster]
+    result = probe(features, target=target, cluster=cluster, rng=np.random.default_rng(0))
     assert result.auroc == pytest.approx(0.5)
 
 
 @pytest.mark.slow
 def test_shuffled_labels_of_a_strong_effect_average_to_chance() -> None:
-    target, groups = paired(30)
+    target, cluster = paired(30)
     rng = np.random.default_rng(5)
     features = rng.normal(size=(60, 10)) + target[:, None]
     found = [
-        shuffled_probe(features, target=target, groups=groups, rng=rng, n_bootstrap=2).auroc
+        shuffled_probe(features, target=target, cluster=cluster, rng=rng, strengths=[10.0]).auroc
         for _ in range(20)
     ]
     assert abs(np.mean(found) - 0.5) < 4 * np.std(found) / np.sqrt(20)
-    assert probe(features, target=target, groups=groups, rng=rng).auroc > 0.85
+    assert probe(features, target=target, cluster=cluster, rng=rng).auroc > 0.85
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n_groups=st.integers(8, 20))
+@given(seed=st.integers(0, 2**32 - 1), n_clusters=st.integers(8, 20))
 def test_no_group_straddles_a_split_and_every_fold_has_both_classes(
-    seed: int, n_groups: int
+    seed: int, n_clusters: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    groups = rng.permutation(np.repeat(np.arange(n_groups), 3))
-    target = (groups % 2 == 0) ^ (rng.random(len(groups)) < 0.1)
-    fold = grouped_folds(target, groups, rng=rng, n_folds=3)
-    assert all(len(np.unique(fold[groups == group])) == 1 for group in range(n_groups))
+    cluster = rng.permutation(np.repeat(np.arange(n_clusters), 3))
+    target = (cluster % 2 == 0) ^ (rng.random(len(cluster)) < 0.1)
+    fold = grouped_folds(target, cluster, rng=rng, n_folds=3)
+    assert all(len(np.unique(fold[cluster == group])) == 1 for group in range(n_clusters))
     assert all(0 < target[fold == number].mean() < 1 for number in range(3))
 
 
 def test_copies_of_a_prompt_in_its_group_do_not_narrow_the_interval() -> None:
     rng = np.random.default_rng(6)
-    target, groups = np.arange(60) % 2 == 0, np.arange(60)
+    target, cluster = np.arange(60) % 2 == 0, np.arange(60)
     features = rng.normal(size=(60, 3)) + 0.7 * target[:, None]
-    fold = grouped_folds(target, groups, rng=rng)
+    fold = grouped_folds(target, cluster, rng=rng)
     copies = np.repeat(np.arange(60), 6)
 
-    def width(groups: np.ndarray) -> float:
+    def width(cluster: np.ndarray) -> float:
         result = probe(
             features[copies],
             target=target[copies],
-            groups=groups,
+            cluster=cluster,
             rng=np.random.default_rng(0),
-            fold=fold[copies],
+            splits=fold_splits(fold[copies]),
         )
         return result.auroc_high - result.auroc_low
 
-    single = probe(features, target=target, groups=groups, rng=np.random.default_rng(0), fold=fold)
+    single = probe(
+        features,
+        target=target,
+        cluster=cluster,
+        rng=np.random.default_rng(0),
+        splits=fold_splits(fold),
+    )
     assert width(copies) == pytest.approx(single.auroc_high - single.auroc_low, abs=0.01)
     assert width(np.arange(360)) < 0.6 * width(copies)
 
@@ -191,21 +113,21 @@ def test_copies_of_a_prompt_in_its_group_do_not_narrow_the_interval() -> None:
 @pytest.mark.slow
 def test_interval_holds_the_auroc_of_fresh_prompts() -> None:
     """One feature, so the probe itself hardly varies and the truth is Phi(1 / sqrt 2)."""
-    target, groups = paired(40)
+    target, cluster = paired(40)
     held = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
         features = rng.normal(size=(80, 1)) + target[:, None]
-        result = probe(features, target=target, groups=groups, rng=rng, n_bootstrap=300)
+        result = probe(features, target=target, cluster=cluster, rng=rng, strengths=[10.0])
         held += result.auroc_low <= 0.7602 <= result.auroc_high
     assert 51 <= held <= 60  # 95 % of 60 is 57, less three standard errors
 
 
 def test_same_seed_gives_the_same_score() -> None:
-    target, groups = paired(12)
+    target, cluster = paired(12)
     features = np.random.default_rng(0).normal(size=(24, 5))
     first, second = (
-        probe(features, target=target, groups=groups, rng=np.random.default_rng(9)).to_frame(
+        probe(features, target=target, cluster=cluster, rng=np.random.default_rng(9)).to_frame(
             site="routing", layer=3
         )
         for _ in range(2)
@@ -214,9 +136,9 @@ def test_same_seed_gives_the_same_score() -> None:
 
 
 def test_frame_names_the_columns_of_the_design() -> None:
-    target, groups = paired(12)
+    target, cluster = paired(12)
     features = np.random.default_rng(0).normal(size=(24, 5))
-    result = probe(features, target=target, groups=groups, rng=np.random.default_rng(0))
+    result = probe(features, target=target, cluster=cluster, rng=np.random.default_rng(0))
     row = result.to_frame(site="length", baseline="length").iloc[0].to_dict()
     assert np.isnan(row.pop("layer"))
     assert row == {
@@ -226,6 +148,15 @@ def test_frame_names_the_columns_of_the_design() -> None:
         "auroc": result.auroc,
         "auroc_low": result.auroc_low,
         "auroc_high": result.auroc_high,
+        "accuracy": result.accuracy,
+        "accuracy_low": result.accuracy_low,
+        "accuracy_high": result.accuracy_high,
+        "brier": result.brier,
+        "brier_low": result.brier_low,
+        "brier_high": result.brier_high,
+        "bits": result.bits,
+        "bits_low": result.bits_low,
+        "bits_high": result.bits_high,
         "baseline": "length",
         "n_prompts": 24,
         "n_groups": 12,
@@ -233,35 +164,35 @@ def test_frame_names_the_columns_of_the_design() -> None:
 
 
 def test_constant_features_give_chance_without_a_warning() -> None:
-    target, groups = paired(12)
+    target, cluster = paired(12)
     features = np.full((24, 3), 7.0, dtype=np.float32)
-    result = probe(features, target=target, groups=groups, rng=np.random.default_rng(0))
+    result = probe(features, target=target, cluster=cluster, rng=np.random.default_rng(0))
     assert result.auroc == 0.5
 
 
 def test_one_group_of_a_class_is_refused() -> None:
     target = np.array([True, False, False, False])
-    with pytest.raises(ValueError, match=r"True in 1 group\(s\) and False in 3.* at least 2 of"):
-        probe(np.eye(4), target=target, groups=np.arange(4), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"True in 1 cluster\(s\) and False in 3.* at least 2 of"):
+        probe(np.eye(4), target=target, cluster=np.arange(4), rng=np.random.default_rng(0))
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
-    target, groups = paired(4)
+    target, cluster = paired(4)
     features = np.ones((8, 2))
     features[5, 1] = np.nan
     with pytest.raises(ValueError, match="features of prompt 5 are not finite"):
-        probe(features, target=target, groups=groups, rng=np.random.default_rng(0))
+        probe(features, target=target, cluster=cluster, rng=np.random.default_rng(0))
 
 
 def test_fold_that_leaves_one_class_is_refused() -> None:
-    target, groups = paired(4)
+    target, cluster = paired(4)
     with pytest.raises(ValueError, match="fold 0 leaves prompts of one class only"):
         probe(
             np.ones((8, 2)),
             target=target,
-            groups=groups,
+            cluster=cluster,
             rng=np.random.default_rng(0),
-            fold=target.astype(int),
+            splits=fold_splits(target.astype(int)),
         )
 
 
@@ -302,10 +233,10 @@ def test_ids_of_held_out_prompts_alone_do_not_change_their_scores() -> None:
     seen = np.flatnonzero(bag[fold == 0].sum(axis=0) > 0)
     assert len(seen) < bag.shape[1]
     whole, cut = (
-        held_out_scores(of, target=target, fold=fold, strength=10.0)[fold == 1]
+        log_odds(of, target=target, fitted=fold == 0, scored=fold == 1, strengths=[10.0])
         for of in (bag, bag[:, seen])
     )
-    np.testing.assert_allclose(whole, cut)
+    np.testing.assert_allclose(whole, cut, atol=1e-4)
 
 
 def test_length_features_are_logarithms_of_token_counts() -> None:

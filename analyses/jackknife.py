@@ -1,0 +1,133 @@
+"""Intervals and p-values of single experts, from effects with one cluster left out at a time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import stats
+
+from interp.analyses.cells import ClusterSums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jackknife:
+    """Effect of every column with its standard error over clusters. See docs/effects.md."""
+
+    effect: Float[np.ndarray, "columns"]
+    """Difference in the share of routed slots, -1 to 1; NaN where nothing can be compared."""
+    standard_error: Float[np.ndarray, "columns"]
+    """Root of the jackknife variance over clusters; NaN where one cluster is the only one of its
+    stratum (of benchmark alone, of organic alone, of both)."""
+    df: Float[np.ndarray, "columns"]
+    """Satterthwaite's degrees of freedom."""
+
+    @property
+    def t(self) -> Float[np.ndarray, "columns"]:
+        """`effect / standard_error`; 0 where the standard error is 0."""
+        varies = self.standard_error > 0
+        se = np.where(varies | np.isnan(self.standard_error), self.standard_error, 1.0)
+        return np.where(self.standard_error == 0, 0.0, self.effect / se)
+
+    @property
+    def p_value(self) -> Float[np.ndarray, "columns"]:
+        """Two-sided p-value of the t statistic, for one column at a time."""
+        return np.asarray(2.0 * stats.t.sf(np.abs(self.t), self.df))
+
+    def one_sided_p_value(self, sign: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "columns"]:
+        """p-value against effects of the named sign only (1 or -1)."""
+        return np.asarray(stats.t.sf(self.t * sign, self.df))
+
+    def interval(
+        self, level: float
+    ) -> tuple[Float[np.ndarray, "columns"], Float[np.ndarray, "columns"]]:
+        """Lower and upper end of the interval of this level, 0 to 1, for one column at a time."""
+        half = stats.t.ppf(0.5 + level / 2, self.df) * self.standard_error
+        return self.effect - half, self.effect + half
+
+
+def cluster_jackknife(sums: ClusterSums) -> Jackknife:
+    """Standard error over clusters, with token means taken anew without each of them.
+
+    With `b_g` the effect without cluster g, `b` the effect and `G_c` the clusters of stratum c
+    (those of benchmark alone, of organic alone, of both):
+
+        variance = sum_c (G_c - 1) / G_c * sum_{g in c} (b_g - b)^2
+
+    the CV3 of MacKinnon, Nielsen and Webb 2023 (doi:10.1016/j.jeconom.2022.04.001), by stratum.
+    Degrees of freedom are Satterthwaite's 1946 (doi:10.2307/3002019): `(sum_c v_c)^2 /
+    sum_c v_c^2 / f_c`, where `f_c = tr(B)^2 / tr(B B)` of the quadratic form that gives `v_c` if
+    clusters vary alike and weigh as their `sum w^2` does (Bell and McCaffrey 2002). Clusters of
+    one size with no token in common give Welch's t test, paired ones the paired t test.
+
+    Args:
+        sums: From `token_adjusted_sums`, `mean_difference_sums` or `surface_adjusted_sums`.
+
+    Returns:
+        Standard errors as a share of routed slots; NaN where a stratum has one cluster.
+
+    Example:
+        >>> from interp.analyses.cells import mean_difference_sums
+        >>> sums = mean_difference_sums(
+        ...     np.array([[0.0], [1.0], [3.0], [5.0]]),
+        ...     benchmark=np.array([True, True, False, False]), cluster=np.arange(4),
+        ... )
+        >>> jackknife = cluster_jackknife(sums)
+        >>> jackknife.effect.item(), round(jackknife.standard_error.item(), 4)
+        (-3.5, 1.118)
+    """
+    total, square = sums.score.sum(axis=0), float(sums.square.sum())
+    left = square - sums.left_out_square
+    enough = left > 1e-9 * max(square, 1e-300)
+    without = (total - sums.left_out_score) / np.where(enough, left, np.nan)[:, None]
+    shift_squared = (without - sums.effect) ** 2
+    # A shift that is rounding only is none: the effect is the same whichever cluster is left out.
+    size = np.abs(total) / square if square > 0 else np.abs(total)
+    shift_squared[shift_squared <= (1e-12 * (1.0 + size)) ** 2] = 0.0
+    strata = stratum_of_cluster(sums)
+    parts, dfs = [], []
+    for stratum in np.unique(strata):
+        member = strata == stratum
+        n = int(member.sum())
+        parts.append((n - 1) / n * shift_squared[member].sum(axis=0) if n > 1 else np.nan)
+        dfs.append(_df_of_stratum(sums.square[member]))
+    variance = np.array([np.broadcast_to(part, total.shape) for part in parts])
+    return Jackknife(
+        effect=sums.effect,
+        standard_error=np.sqrt(variance.sum(axis=0)),
+        df=_satterthwaite(variance, np.array(dfs)),
+    )
+
+
+def stratum_of_cluster(sums: ClusterSums) -> Integer[np.ndarray, "clusters"]:
+    """1 for clusters of organic alone, 2 for benchmark alone, 3 for both."""
+    side = 1 + sums.label.astype(int)
+    of_cluster = np.bincount(sums.cluster_of_unit, side, len(sums.square))
+    return np.asarray(of_cluster.astype(int))
+
+
+def _df_of_stratum(square: Float[np.ndarray, "_"]) -> float:
+    """`tr(B)^2 / tr(B B)` of `sum_g (a_g / (1 - a_g))^2 (u_g - mean u)^2`, weights `a` sum to 1."""
+    share = square / square.sum() if square.sum() > 0 else np.full(len(square), 1 / len(square))
+    if len(square) < 2 or share.max() >= 1:
+        return 1.0
+    centre = np.eye(len(square)) - share
+    form = centre.T @ ((share / (1 - share)) ** 2 * centre.T).T
+    return float(np.trace(form) ** 2 / np.sum(form**2))
+
+
+def _satterthwaite(
+    variance: Float[np.ndarray, "strata columns"], df: Float[np.ndarray, "strata"]
+) -> Float[np.ndarray, "columns"]:
+    total = variance.sum(axis=0)
+    below = (variance**2 / df[:, None]).sum(axis=0)
+    df_of_total = total**2 / np.where(below > 0, below, 1.0)
+    return np.asarray(np.where(below > 0, df_of_total, df.sum()))
+
+
+def q_values(p_value: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "columns"]:
+    """Benjamini and Hochberg's q (1995, doi:10.1111/j.2517-6161.1995.tb02031.x); NaN stays NaN."""
+    q = np.full(len(p_value), np.nan)
+    known = ~np.isnan(p_value)
+    if known.any():
+        q[known] = stats.false_discovery_control(p_value[known])
+    return q

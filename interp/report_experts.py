@@ -1,0 +1,99 @@
+"""The section of the report on single experts: what was found, and what could have been."""
+
+from html import escape
+
+import pandas as pd
+
+from interp.report_html import numbers_table, section
+from interp.results import Results
+from interp.sentences import absent_sentences, counted
+
+SHOWN = 12
+COLUMNS = (
+    "layer",
+    "expert",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "raw_p_max_t",
+    "adjusted_effect",
+    "p_max_t",
+    "surface_adjusted_effect",
+    "surface_adjusted_low",
+    "surface_adjusted_high",
+    "surface_adjusted_p_max_t",
+    "surface_adjusted_q_bh",
+    "is_confirmed",
+)
+KINDS = {
+    "raw": ("raw_p_max_t", "raw_q_bh"),
+    "at the same token": ("p_max_t", "q_bh"),
+    "beyond the surface": ("surface_adjusted_p_max_t", "surface_adjusted_q_bh"),
+}
+
+
+def expert_section(results: Results) -> str:
+    """Tests of single experts, and of the condition against the sources."""
+    reasons = absent_sentences(results.absent, "experts")
+    said = [escape(each) for each in _sentences(results)]
+    drawn = "".join(f"<p>{each}</p>" for each in said)
+    if not results.experts.empty:
+        order = results.experts["surface_adjusted_p_max_t"].fillna(2.0)
+        first = results.experts.loc[order.sort_values(kind="stable").index[:SHOWN]]
+        drawn += numbers_table(first, COLUMNS)
+    return section("experts", "Which experts differ, and beyond what?", drawn, reasons)
+
+
+def _sentences(results: Results) -> list[str]:
+    if results.experts.empty:
+        return []
+    facts = results.run.get("experts", {})
+    return [
+        *tested_sentences(results.experts),
+        power_sentence(results.experts, float(facts.get("margin", float("nan")))),
+        *sources_sentences(results.sources),
+        *facts.get("notes", []),
+    ]
+
+
+def tested_sentences(experts: pd.DataFrame) -> list[str]:
+    """How many experts differ, raw, at the same token, and beyond the surface."""
+    said = []
+    for kind, (p_max_t, q_bh) in KINDS.items():
+        if experts[p_max_t].isna().all():
+            said.append(f"{kind.capitalize()}: no test of all experts at once.")
+            continue
+        n_found = int((experts[q_bh] <= 0.05).sum())
+        said.append(
+            f"{kind.capitalize()}: {counted(n_found, 'expert')} of {len(experts):,} at a false "
+            f"discovery rate of 5 %; that none differs has p = {experts[p_max_t].min():.2g} "
+            "(largest of all experts against resampled labels)."
+        )
+    n_confirmed = int(experts["is_confirmed"].sum())
+    said.append(f"Confirmed on sources or templates not used to find it: {n_confirmed}.")
+    return said
+
+
+def power_sentence(experts: pd.DataFrame, margin: float) -> str:
+    """What this many prompts and sources could have shown, and how many are inside the margin."""
+    n_inside = int(experts["surface_adjusted_inside_margin"].sum())
+    return (
+        f"An effect of {experts['smallest_effect'].median():.3f} of the slots would have been "
+        f"found with a probability of 80 % (median over experts, beyond the surface); for the "
+        f"margin of {margin:.3f} it is {experts['power_at_margin'].median():.0%}. "
+        f"{counted(n_inside, 'expert')} of {len(experts):,} are shown to be inside the margin."
+    )
+
+
+def sources_sentences(sources: pd.DataFrame) -> list[str]:
+    """Condition against the sources within it, over all layers."""
+    if sources.empty:
+        return []
+    row = sources[sources["layer"].isna()].iloc[0]
+    if row["reason"]:
+        return [f"Condition against source: {row['reason']}"]
+    return [
+        f"Condition against source, all layers: pseudo-F {row['pseudo_f']:.2f} (about 1 where "
+        f"conditions differ as sources do), p = {row['p_value']:.2g}; {row['smallest_p']:.2g} is "
+        "the least that these sources could have given."
+    ]
