@@ -240,12 +240,11 @@ def _tested(sums: ClusterSums, rng: np.random.Generator, n_resamples: int) -> Te
 def _notes(
     tested: list[TestedEffect], surface: SurfaceAdjustment, confirmation: Confirmation
 ) -> tuple[str, ...]:
-    names = ("raw", "raw, prompt mean", "token-adjusted", "surface-adjusted")
-    notes = [
-        f"{name}: {sentence}"
-        for name, effect in zip(names, tested, strict=True)
-        for sentence in (effect.max_t.insufficient, effect.max_t.warning)
-        if sentence
-    ]
+    names = ("raw", "prompt mean", "token-adjusted", "surface-adjusted")
+    of_sentence: dict[str, list[str]] = {}
+    for name, effect in zip(names, tested, strict=True):
+        for sentence in (effect.max_t.insufficient, effect.max_t.warning):
+            of_sentence.setdefault(sentence, []).append(name)
+    notes = [f"{', '.join(of)}: {sentence}" for sentence, of in of_sentence.items() if sentence]
     confirmed = [f"confirmation: {confirmation.insufficient}"] if confirmation.insufficient else []
     return (*notes, *surface.left_out, *confirmed)

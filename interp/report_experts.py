@@ -80,7 +80,7 @@ def power_sentence(experts: pd.DataFrame, margin: float) -> str:
     return (
         f"An effect of {experts['smallest_effect'].median():.3f} of the slots would have been "
         f"found with a probability of 80 % (median over experts, beyond the surface); for the "
-        f"margin of {margin:.3f} it is {experts['power_at_margin'].median():.0%}. "
+        f"margin of {margin:.3f} it is {100 * experts['power_at_margin'].median():.0f} %. "
         f"{counted(n_inside, 'expert')} of {len(experts):,} are shown to be inside the margin."
     )
 

@@ -276,7 +276,8 @@ def test_too_few_sources_give_a_table_and_sentences_but_no_exception() -> None:
         table[["adjusted_low", "p_max_t", "q_bh", "surface_adjusted_p_max_t"]].isna().all(axis=None)
     )
     assert not table.is_confirmed.any()
-    assert len(effects.notes) == 5  # four tests and the confirmation
+    assert len(effects.notes) == 2  # one of all four tests, and the confirmation
+    assert effects.notes[0].startswith("raw, prompt mean, token-adjusted, surface-adjusted: ")
     assert "allows 1 distinct relabelling(s)" in effects.notes[0]
     assert "nothing can be confirmed" in effects.notes[-1]
 
