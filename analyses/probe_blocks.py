@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from interp.analyses.probe_choice import WeightedFeatures
 from interp.analyses.probe_gain import Gain, gain
 from interp.analyses.probe_splits import Splits, cluster_splits
-from interp.analyses.probes import STRENGTHS, ProbeScore, WeightedFeatures, probe
+from interp.analyses.probes import STRENGTHS, ProbeScore, probe
 
 SHARES = (0.5, 0.1, 0.01)
 """Shares of the squared norm of a row that the added features can get, for the data to choose."""

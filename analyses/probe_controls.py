@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from interp.analyses.probe_choice import FeatureSource, log_odds
 from interp.analyses.probe_metrics import Estimate, estimates
 from interp.analyses.probe_splits import Splits, fold_splits
-from interp.analyses.probes import STRENGTHS, FeatureSource, held_out_scores, log_odds
+from interp.analyses.probes import STRENGTHS, held_out_scores
 
 BLOCKS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Ends of the blocks of an online code, as shares of the prompts."""
@@ -101,7 +102,7 @@ def selectivity(
         without=np.mean([each.without for each in controls], axis=0),
         stratum=real.stratum,
     )
-    low, high = (real - mean).interval(least=-1.0, most=1.0)
+    low, high = (real - mean).interval()
     return Selectivity(
         accuracy=real.value,
         control_accuracy=mean.value,

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_metrics import mean_estimate
 from interp.analyses.probe_splits import Splits, cluster_splits
-from interp.analyses.probes import STRENGTHS, FeatureSource, ProbeScore, held_out_scores, probe
+from interp.analyses.probes import STRENGTHS, ProbeScore, held_out_scores, probe
 
 CELLS = ("organic-chat", "organic-exam", "benchmark-chat", "benchmark-exam")
 """Wording, then wrapper. The first and the last are the diagonal, the condition."""
@@ -107,7 +108,7 @@ def grid_probe(
             cluster=cluster,
         )
         shares[number] = estimate.value
-        lows[number], highs[number] = estimate.interval(least=0.0, most=1.0)
+        lows[number], highs[number] = estimate.interval(share=True)
     return GridScore(
         diagonal=probe(features, target=benchmark_wording, splits=on_diagonal, **common),
         called_benchmark=shares,

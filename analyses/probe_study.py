@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Shaped
 
+from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_controls import (
     DescriptionLength,
     Selectivity,
@@ -16,7 +17,7 @@ from interp.analyses.probe_controls import (
 )
 from interp.analyses.probe_gain import Gain, best_baseline, gain
 from interp.analyses.probe_splits import Splits
-from interp.analyses.probes import STRENGTHS, FeatureSource, ProbeScore, probe, shuffled_probe
+from interp.analyses.probes import STRENGTHS, ProbeScore, probe, shuffled_probe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,12 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
-from interp.analyses.probe_solver import Features, logistic_path, single_threaded
+from interp.analyses.probe_newton import Features, single_threaded
+from interp.analyses.probe_solver import logistic_path
 from interp.analyses.probe_splits import Splits, check_splits
+
+TOLERANCE = 1e-2
+"""Of a sweep's weights: scores are then within 1 % of their standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,13 @@ def _aurocs(
     held_out: Bool[np.ndarray, "prompts"],
     inverse_penalties: Sequence[float],
 ) -> Float[np.ndarray, "penalties"]:
-    path = logistic_path(rows[fitted], target=target[fitted], inverse_penalties=inverse_penalties)
+    path = logistic_path(
+        rows[fitted],
+        target=target[fitted],
+        inverse_penalties=inverse_penalties,
+        tolerance=TOLERANCE,
+        overwrite=True,
+    )
     rank = rankdata(path.log_odds(rows[held_out]), axis=1)
     above = target[held_out]
     n_above, n_below = int(above.sum()), int((~above).sum())

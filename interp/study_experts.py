@@ -6,13 +6,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from interp.analyses.between_sources import between_source_variation
 from interp.analyses.effects import ExpertEffects, TestedEffect, expert_effects
 from interp.analyses.equivalence import two_one_sided_tests
 from interp.analyses.power import detectable_effects
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
+from interp.analyses.usage import slots_by_prompt
 from interp.compared import Compared
 
 Cluster = Literal["source", "item", "template"]
@@ -95,7 +96,24 @@ def expert_tables(
         "n_resamples": n_resamples,
         "notes": ([lacking] if lacking else []) + list(dict.fromkeys(notes)),
     }
-    return larger_p([_frame(each, margin) for each in every]), facts
+    organic = usage_of(tokens, among=~prompts.benchmark)
+    return larger_p([_frame(each, margin, organic) for each in every]), facts
+
+
+def usage_of(
+    tokens: RoutedTokens, *, among: Bool[np.ndarray, "prompts"]
+) -> Float[np.ndarray, "layers experts"]:
+    """Usage of some of the prompts, tokens pooled; each count plus 1/2, so that none is 0."""
+    slots = (
+        slots_by_prompt(
+            tokens.expert_indices,
+            prompt_index=tokens.prompt_index,
+            n_prompts=len(among),
+            n_experts=tokens.n_experts,
+        )[among].sum(axis=0)
+        + 0.5
+    )
+    return np.asarray(slots / slots.sum(axis=-1, keepdims=True))
 
 
 def source_table(pair: Compared, rng: np.random.Generator) -> pd.DataFrame:
@@ -117,7 +135,9 @@ def larger_p(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return first
 
 
-def _frame(effects: ExpertEffects, margin: float) -> pd.DataFrame:
+def _frame(
+    effects: ExpertEffects, margin: float, organic: Float[np.ndarray, "layers experts"]
+) -> pd.DataFrame:
     """The table of one kind of cluster, with equivalence and power."""
     table = effects.to_frame()
     raw, surface = effects.raw, effects.surface_adjusted
@@ -127,7 +147,11 @@ def _frame(effects: ExpertEffects, margin: float) -> pd.DataFrame:
         ).inside.ravel()
     _, standard_error, df = _by_layer(effects, surface)
     power = detectable_effects(
-        standard_error, df, margin=margin, layer_indices=effects.layer_indices
+        standard_error,
+        df,
+        margin=margin,
+        layer_indices=effects.layer_indices,
+        usage=organic,
     )
     table["smallest_effect"] = power.smallest_effect.ravel()
     table["power_at_margin"] = power.power_at_margin.ravel()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import ttest_ind
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
@@ -118,15 +118,25 @@ def test_interval_of_a_mean_is_that_of_welch() -> None:
     assert estimate.interval() == pytest.approx((expected.low / 2, expected.high / 2))
 
 
-def test_interval_is_cut_at_its_bounds_and_unknown_for_one_cluster() -> None:
+def test_interval_of_a_share_is_symmetric_in_log_odds_and_stays_inside() -> None:
     score, target = drawn()
     found = auroc_estimate(score, target=target, splits=ONE, cluster=np.arange(40) // 10)
-    low, high = found.interval()
-    assert low < found.value < high
-    assert found.interval(least=low + 0.01, most=high - 0.01) == (low + 0.01, high - 0.01)
-    assert found.interval(least=low - 0.01, most=high + 0.01) == (low, high)
+    low, high = found.interval(share=True)
+    assert 0 < low < found.value < high < 1
+    assert logit(low) + logit(high) == pytest.approx(2 * logit(found.value))
+    plain = found.interval()
+    slope = found.value * (1 - found.value)
+    assert logit(high) - logit(low) == pytest.approx((plain[1] - plain[0]) / slope)
+
+
+def test_interval_is_unknown_for_one_cluster_and_without_width_where_none_differ() -> None:
+    score, target = drawn()
     alone = auroc_estimate(score, target=target, splits=ONE, cluster=np.zeros(40))
     assert np.isnan(alone.interval()).all()
+    sure = auroc_estimate(
+        np.where(target, 1.0, 0.0)[None, :], target=target, splits=ONE, cluster=np.arange(40)
+    )
+    assert sure.interval(share=True) == (1.0, 1.0)
 
 
 def test_gain_is_the_difference_and_its_interval_is_paired() -> None:
