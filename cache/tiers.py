@@ -59,7 +59,7 @@ _PUBLIC_FACTS = (
     "license",
 )
 """Of the provenance, what says nothing of single prompts."""
-_SETTINGS = ("sites", "layers", "positions", "batch_tokens", "today", "generation")
+_SETTINGS = ("sites", "layers", "positions", "batch_tokens", "today", "logprobs", "generation")
 """Of the settings, those of a capture; others may name anything."""
 _CAVEATS = (NO_WEIGHTS_CAVEAT, *FINGERPRINTING_CAVEATS, *VLLM_CAVEATS, *OLMOE_CAVEATS)
 """Sentences that this package wrote; others may speak of single prompts."""
