@@ -25,7 +25,7 @@ from interp.report_sections import (
 from interp.results import TABLES, Results
 from interp.sentences import compared_sentence
 
-TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "reason"}
+TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "best_baseline", "reason"}
 
 
 def write_report(results: Results, store: Store, out: str | Path) -> None:

@@ -14,7 +14,7 @@ from interp.figure_style import LAYER_TITLE
 from interp.figures import divergence_figure, probe_figure, usage_figure
 from interp.report_html import figure_block, json_script, numbers_table, section
 from interp.results import DIVERGENCE_COLUMNS, Results
-from interp.sentences import LADDER, absent_sentences
+from interp.sentences import LADDER, absent_sentences, unseen_sentence
 from interp.token_view import token_payload
 
 PANELS = ("divergence", "usage", "experts", "probes", "token_view")
@@ -22,10 +22,14 @@ PANELS = ("divergence", "usage", "experts", "probes", "token_view")
 PROBE_NUMBERS = (
     "site",
     "layer",
+    "split",
     "baseline",
     "auroc",
     "auroc_low",
     "auroc_high",
+    "gain",
+    "gain_low",
+    "gain_high",
     "n_prompts",
     "n_groups",
 )
@@ -76,16 +80,19 @@ def usage_section(results: Results, model: str) -> str:
 def probe_section(results: Results, model: str) -> str:
     """Probes by layer beside the surface baselines; sites that are missing say why."""
     reasons, drawn, probes = absent_sentences(results.absent, "probes"), "", results.probes
+    unseen = unseen_sentence(probes) if not probes.empty else ""
+    everything = probes
     if not probes.empty:
-        probes = probes[probes["target"] == "condition"]
+        probes = probes[(probes["target"] == "condition") & (probes["split"] == "item")]
     if not probes.empty:
         drawn = figure_block("probes", probe_figure(probes, model=model))
+        drawn += f"<p>{escape(unseen)}</p>" if unseen else ""
         positions = results.run.get("settings", {}).get("capture_positions", "not recorded")
         drawn += (
             "<p>routing: usage over all compared tokens of a prompt; resid_post: mean over its "
             f"captured ones (positions: {escape(str(positions))}).</p>"
         )
-        drawn += numbers_table(probes, PROBE_NUMBERS)
+        drawn += numbers_table(everything, PROBE_NUMBERS)
         if not reasons and "resid_post" not in set(probes["site"]):
             reasons = ["Probes on resid_post are not in the results; no reason was recorded."]
     return section("probes", "Can the condition be read off?", drawn, reasons)

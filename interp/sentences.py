@@ -124,6 +124,25 @@ def probe_sentence(probes: pd.DataFrame) -> str:
     return " ".join(clause for clause in said if clause)
 
 
+def unseen_sentence(probes: pd.DataFrame) -> str:
+    """The largest gain over the best surface baseline; empty if nothing was held out."""
+    rows = probes[probes["split"] != "item"] if "gain" in probes else probes[:0]
+    gains = rows[rows["gain"].notna()] if len(rows) else rows
+    if gains.empty:
+        return ""
+    top = gains.iloc[int(gains["gain"].to_numpy().argmax())]
+    surface = rows[rows["baseline"] == top["best_baseline"]].iloc[0]
+    unseen = {"source_pair": "sources", "template": "templates"}[str(top["split"])]
+    n_above = int((gains["gain_low"] > 0).sum())
+    return (
+        f"On {unseen} that the probe never saw: the best of {len(gains)} probes, {top['site']} at "
+        f"layer {top['layer']:.0f}, has AUROC {top['auroc']:.2f}, {top['gain']:+.2f} over "
+        f"{top['best_baseline']} alone ({surface['auroc']:.2f}); 95 % interval of the gain "
+        f"{top['gain_low']:+.2f} to {top['gain_high']:+.2f}, not corrected for choosing the best. "
+        f"The interval lies above 0 for {n_above}."
+    )
+
+
 def _highest(probes: pd.DataFrame) -> pd.Series | None:
     return probes.iloc[int(probes["auroc"].to_numpy().argmax())] if len(probes) else None
 

@@ -32,6 +32,7 @@ from interp.compared import (
 )
 from interp.results import DIVERGENCE_COLUMNS, PROBE_COLUMNS, Results
 from interp.study_experts import expert_tables, source_table
+from interp.study_unseen import unseen_table
 
 
 def analyze(
@@ -92,6 +93,9 @@ def analyze(
                 absent["experts_sources"] = f"Condition against source: {error}."
             probes, unprobed = probe_tables(pair, rng, bar.update)
             absent |= unprobed
+            unseen, reason = unseen_table(pair, rng, features=lambda: probe_features(pair))
+            absent |= {"probes_unseen": reason} if reason else {}
+            probes = pd.concat([probes, unseen], ignore_index=True) if len(unseen) else probes
         bar.update(n_steps - bar.n)
     run = run_facts(store, everything, seed=seed, n_permutations=n_permutations)
     return Results(
