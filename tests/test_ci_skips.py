@@ -33,6 +33,7 @@ def run_pytest(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", [IN_A_TEST.format(reason="why not"), AT_THE_TOP.format(reason="why not")]
 )

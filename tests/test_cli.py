@@ -421,6 +421,7 @@ def test_results_that_are_not_there_are_refused(interp: Command, store: Path) ->
     assert refusal(interp, "report", store, *given).startswith("nope.json cannot be read")
 
 
+@pytest.mark.slow
 def test_results_of_another_store_are_refused(interp: Command, store: Path) -> None:
     other = write_synthetic_store(Path("b.moe"), n_layers=2, n_experts=8, top_k=2, n_items=6).path
     interp("analyze", store, "--out", "a.json", "--permutations", "1")

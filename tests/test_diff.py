@@ -177,6 +177,7 @@ def test_local_ids_are_compared_by_their_texts(tmp_path: Path) -> None:
     assert "vocabulary: ids have other texts" in list(other_words.lines())
 
 
+@pytest.mark.slow
 def test_store_on_a_web_server_is_compared(tmp_path: Path) -> None:
     ours = store(tmp_path / "a.moe")
     other = store(tmp_path / "b.moe", seeds=(0, 1, 2, 5), part_mb=0.001)

@@ -209,6 +209,7 @@ def p_of_no_effect(seed: int, *, paired: bool, by_token: bool) -> float:
     return float(divergence.p_value[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_p_value_is_uniform_where_there_is_no_effect(paired: bool) -> None:
     p = np.array([p_of_no_effect(seed, paired=paired, by_token=False) for seed in range(200)])

@@ -144,6 +144,7 @@ def test_a_penalty_without_end_is_refused() -> None:
         logistic_path(np.eye(2), target=np.array([True, False]), inverse_penalties=[1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_sweep_has_the_aurocs_of_scikit_learn() -> None:
     layers = [drawn(120, 200, seed=seed) for seed in (3, 4)]
     target = layers[0][1]

@@ -132,6 +132,7 @@ def expect_same_residuals(store: Store, prompts: list[PromptActivations], layout
             assert found.token_index.tolist() == index
 
 
+@pytest.mark.slow
 def test_what_is_added_is_what_is_read(tmp_path: Path) -> None:
     written: list[Path] = []
 

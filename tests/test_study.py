@@ -114,6 +114,7 @@ def test_only_the_layer_with_an_effect_has_one(tmp_path: Path) -> None:
     assert 0.2 < probes["routing", 1] < 0.8
 
 
+@pytest.mark.slow
 def test_baselines_and_shuffled_labels_stand_beside_the_probes(tmp_path: Path) -> None:
     probes = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False).probes
     surface = probes[probes["baseline"].isin(["length", "bag_of_tokens"])]
@@ -123,12 +124,14 @@ def test_baselines_and_shuffled_labels_stand_beside_the_probes(tmp_path: Path) -
     assert ((shuffled["auroc"] > 0.2) & (shuffled["auroc"] < 0.8)).all()
 
 
+@pytest.mark.slow
 def test_template_tokens_play_no_part(tmp_path: Path) -> None:
     usage = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False).usage
     assert (usage.query("expert == 7")["usage"] == 0).all()
     assert (usage["n_tokens"] == N_ITEMS * (N_TOKENS - 2)).all()
 
 
+@pytest.mark.slow
 def test_generated_tokens_are_left_out_where_there_are_prompt_tokens(tmp_path: Path) -> None:
     generated = np.arange(N_TOKENS) >= 20
     store = stored(tmp_path / "a.moe", generated=generated)
@@ -138,6 +141,7 @@ def test_generated_tokens_are_left_out_where_there_are_prompt_tokens(tmp_path: P
     assert results.run["tokens"] == {"benchmark": N_ITEMS * 18, "organic": N_ITEMS * 18}
 
 
+@pytest.mark.slow
 def test_generated_tokens_are_used_and_named_where_there_is_nothing_else(tmp_path: Path) -> None:
     store = stored(tmp_path / "a.moe", generated=np.ones(N_TOKENS, dtype=bool))
     assert analyze(store, n_permutations=5, progress=False).run["generated_only"] is True
@@ -173,6 +177,7 @@ def test_residual_features_are_means_over_the_rows_that_take_part(tmp_path: Path
         np.testing.assert_allclose(resid_features(pair, layer), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_prompts_without_a_residual_that_takes_part_leave_the_probe_out(tmp_path: Path) -> None:
     store = stored(tmp_path / "a.moe", resid_token_index=np.array([1]))
     results = analyze(store, n_permutations=5, progress=False)
@@ -182,6 +187,7 @@ def test_prompts_without_a_residual_that_takes_part_leave_the_probe_out(tmp_path
     assert set(results.probes["site"]) == {"length", "bag_of_tokens", "routing"}
 
 
+@pytest.mark.slow
 def test_prompts_of_template_alone_are_counted_as_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with StoreWriter(tmp_path / "a.moe", layout=LAYOUT, provenance={}) as writer:
@@ -213,6 +219,7 @@ def test_a_store_of_one_condition_says_what_is_absent(tmp_path: Path) -> None:
     assert results.usage["usage"].sum() == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_mixed_prompts_have_usage_and_take_no_part_in_comparisons(tmp_path: Path) -> None:
     results = analyze(
         stored(tmp_path / "a.moe", ("benchmark", "mixed", "organic")),
@@ -235,6 +242,7 @@ def test_the_same_seed_gives_the_same_tables(tmp_path: Path) -> None:
     assert not first.divergence["raw_null_bits"].equals(other.divergence["raw_null_bits"])
 
 
+@pytest.mark.slow
 def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     results = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False)
     write_results(results, tmp_path / "results.json")
