@@ -34,7 +34,8 @@ def test_shifted_logits_and_renamed_experts_change_no_margin() -> None:
 
 @pytest.mark.slow
 def test_margin_is_the_one_that_a_tap_records(tiny_folder: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     from interp.hooks.load import load_model
     from interp.hooks.tap import RoutingTap
 
