@@ -15,7 +15,8 @@ from interp.cache.records import SEGMENTS, Layout, PromptActivations
 from interp.cache.writer import StoreWriter
 from interp.compared import compared
 from interp.results import read_results, write_results
-from interp.study import analyze, resid_features
+from interp.study import analyze
+from interp.study_probes import resid_features
 
 N_ITEMS, N_TOKENS, N_EXPERTS, D_MODEL = 24, 30, 8, 6
 LAYOUT = Layout(

@@ -11,7 +11,7 @@ from interp.cache.reader import open_store
 from interp.cache.writer import StoreWriter
 from interp.compared import COMPARED, compared
 from interp.sentences import unseen_sentence
-from interp.study import probe_features
+from interp.study_probes import probe_features
 from interp.study_unseen import unseen_splits, unseen_table
 from tests.test_study import LAYOUT, prompt
 
