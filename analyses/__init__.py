@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from interp.analyses.effects import expert_effects as expert_effects
     from interp.analyses.equivalence import Equivalence as Equivalence
     from interp.analyses.equivalence import two_one_sided_tests as two_one_sided_tests
+    from interp.analyses.evidence import CausalEvidence as CausalEvidence
+    from interp.analyses.evidence import Evidence as Evidence
+    from interp.analyses.evidence import Rule as Rule
     from interp.analyses.features import bag_of_tokens as bag_of_tokens
     from interp.analyses.features import length_features as length_features
     from interp.analyses.features import mean_by_prompt as mean_by_prompt
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
     from interp.analyses.jackknife import Jackknife as Jackknife
     from interp.analyses.jackknife import cluster_jackknife as cluster_jackknife
     from interp.analyses.jackknife import q_values as q_values
+    from interp.analyses.ladder import RUNGS as RUNGS
+    from interp.analyses.ladder import Step as Step
+    from interp.analyses.ladder import Verdict as Verdict
+    from interp.analyses.ladder import climb as climb
     from interp.analyses.load import ExpertLoad as ExpertLoad
     from interp.analyses.load import StandingCommittee as StandingCommittee
     from interp.analyses.load import expert_load as expert_load
@@ -130,6 +137,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Added": "probe_blocks",
     "BetweenSources": "between_sources",
+    "CausalEvidence": "evidence",
     "CellCounts": "streaming",
     "ClusterSums": "cells",
     "Coactivation": "coactivation",
@@ -140,6 +148,7 @@ _HOMES = {
     "Divergence": "divergence",
     "DomainSpecialisation": "specialisation",
     "Equivalence": "equivalence",
+    "Evidence": "evidence",
     "ExpertEffects": "effects",
     "ExpertLoad": "load",
     "ExpertPaths": "paths",
@@ -151,9 +160,11 @@ _HOMES = {
     "MaxT": "relabelling",
     "Power": "power",
     "ProbeScore": "probes",
+    "RUNGS": "ladder",
     "ReapSums": "saliency",
     "RouterSplit": "probe_blocks",
     "RoutingMargins": "margins",
+    "Rule": "evidence",
     "Selectivity": "probe_controls",
     "SlotCounts": "streaming",
     "SourceCosines": "directions",
@@ -161,11 +172,13 @@ _HOMES = {
     "SourcePairAuroc": "held_out_sources",
     "Splits": "probe_splits",
     "StandingCommittee": "load",
+    "Step": "ladder",
     "SurfaceAdjustment": "surface",
     "Sweep": "probe_sweep",
     "TestedEffect": "effects",
     "Usage": "usage",
     "Variances": "power",
+    "Verdict": "ladder",
     "VocabularySpecialisation": "specialisation",
     "WithinTokenUsage": "probe_residual_usage",
     "added_by": "probe_blocks",
@@ -175,6 +188,7 @@ _HOMES = {
     "best_baseline": "probe_gain",
     "between_source_variation": "between_sources",
     "class_npmi": "token_classes",
+    "climb": "ladder",
     "cluster_jackknife": "jackknife",
     "cluster_splits": "probe_splits",
     "coactivation_counts": "coactivation",

@@ -1,0 +1,219 @@
+"""The ladder of claims: from the numbers of a study to its rung, by a rule fixed beforehand."""
+
+from dataclasses import dataclass
+from math import isnan
+
+import pandas as pd
+
+from interp.analyses.evidence import CausalEvidence, Evidence, Rule
+
+RUNGS = ("insufficient", "no_difference", "surface", "associational", "causal")
+"""What a study may claim, least first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One question of the rule and its answer."""
+
+    rung: str
+    """Rung that the step decides."""
+    asks: str
+    """What must hold."""
+    found: str
+    """What was found, with its numbers."""
+    holds: bool
+    """Whether it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Where on the ladder a study stands, and why."""
+
+    rung: str
+    """One of `RUNGS`."""
+    sentence: str
+    """What may be said, and the first thing that stood in the way of saying more."""
+    steps: tuple[Step, ...]
+    """Every question of the rule with its answer, also those after the first match."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per question."""
+        return pd.DataFrame([vars(step) for step in self.steps])
+
+
+def climb(evidence: Evidence, *, n_experts: int, rule: Rule | None = None) -> Verdict:
+    """The rung of a study: the first of these that matches (ours; DESIGN.md, "The question").
+
+    1. No unit that could be tested, or power below `min_power` at the margin: `insufficient`.
+    2. Every expert's raw 90 % interval inside the margin: `no_difference`.
+    3. Raw max-T significant, every surface-adjusted 90 % interval inside the margin: `surface`.
+    4. Surface-adjusted max-T significant, an expert confirmed on sources or templates that were
+       not used to find it, and a larger effect than the sham's: `associational`.
+    5. That, and the interaction of the found set lies above 0, above its matched random sets and
+       above every placebo: `causal`.
+    6. Otherwise `insufficient`, naming the step that stayed undecided.
+
+    Where the suite has no sham, step 4 cannot be compared with it, and its answer says so; where no
+    placebo contrast was run, step 5 does not hold.
+
+    How it fools you: step 5 is only about the found set. An expert that no test of usage finds can
+    be causal, and the rung does not say that there is none.
+
+    Args:
+        evidence: The numbers.
+        n_experts: Experts in a layer, for the margin.
+        rule: Thresholds; those of DESIGN.md if None.
+
+    Returns:
+        The rung with every step's answer. How often it is wrong: docs/calibration.md.
+    """
+    rule = rule or Rule()
+    margin = rule.margin(n_experts)
+    unit, power = _unit(evidence), _power(evidence, rule, margin)
+    equal, surface = _equal(evidence, margin), _surface(evidence, rule, margin)
+    beyond = _beyond(evidence, rule)
+    causal = _causal(evidence.causal, rule)
+    rung, decisive = "insufficient", next((each for each in (unit, power) if not each.holds), None)
+    if decisive is None and equal.holds:
+        rung, decisive = "no_difference", equal
+    elif decisive is None and all(each.holds for each in surface):
+        rung, decisive = "surface", surface[-1]
+    elif decisive is None and all(each.holds for each in beyond):
+        lacking = next((each for each in causal if not each.holds), None)
+        rung, decisive = ("associational", lacking) if lacking else ("causal", causal[-1])
+    elif decisive is None:
+        decisive = next(each for each in beyond if not each.holds)
+    steps = (unit, power, equal, *surface, *beyond, *causal)
+    return Verdict(rung=rung, sentence=_sentence(rung, decisive), steps=steps)
+
+
+SAYS = {
+    "insufficient": "This study cannot say whether the conditions differ",
+    "no_difference": "No expert is used differently beyond the margin",
+    "surface": "Experts are used differently, and vocabulary, position or familiarity explains it",
+    "associational": "Experts are used differently beyond the surface, also on unseen sources or "
+    "templates; that they matter for it is not shown",
+    "causal": "Taking out the experts that benchmark prompts use more hurts benchmark prompts more "
+    "than organic ones",
+}
+
+
+def _sentence(rung: str, decisive: Step | None) -> str:
+    return f"{SAYS[rung]}: {decisive.found}." if decisive else f"{SAYS[rung]}."
+
+
+def _unit(evidence: Evidence) -> Step:
+    benchmark, organic = evidence.n_sources
+    pairs = "items have both conditions" if evidence.is_paired else "no item has both conditions"
+    return Step(
+        rung="insufficient",
+        asks="two sources a condition, or items under both conditions",
+        found=f"benchmark has {benchmark} source(s), organic {organic}, and {pairs}",
+        holds=evidence.is_paired or min(benchmark, organic) >= 2,
+    )
+
+
+def _power(evidence: Evidence, rule: Rule, margin: float) -> Step:
+    return Step(
+        rung="insufficient",
+        asks=f"power of {rule.min_power:.0%} to find an effect of the margin",
+        found=f"an effect of {margin:.4f} on the median expert would be found in "
+        f"{evidence.power:.0%} of such studies",
+        holds=evidence.power >= rule.min_power,
+    )
+
+
+def _equal(evidence: Evidence, margin: float) -> Step:
+    return Step(
+        rung="no_difference",
+        asks="every raw 90 % interval inside the margin",
+        found=_inside("raw", evidence.n_raw_outside, evidence.n_tested, margin),
+        holds=evidence.n_raw_outside == 0,
+    )
+
+
+def _inside(name: str, n_outside: int, n_tested: int, margin: float) -> str:
+    if not n_outside:
+        return f"the {name} 90 % intervals of all {n_tested} experts lie inside +-{margin:.4f}"
+    return f"{n_outside} of {n_tested} {name} 90 % intervals are not inside +-{margin:.4f}"
+
+
+def _surface(evidence: Evidence, rule: Rule, margin: float) -> tuple[Step, ...]:
+    return (
+        Step(
+            rung="surface",
+            asks=f"raw max-T p at most {rule.alpha:g}",
+            found=f"the smallest raw max-T p is {evidence.raw_p:.2g}",
+            holds=evidence.raw_p <= rule.alpha,
+        ),
+        Step(
+            rung="surface",
+            asks="every surface-adjusted 90 % interval inside the margin",
+            found=_inside(
+                "surface-adjusted", evidence.n_surface_outside, evidence.n_tested, margin
+            ),
+            holds=evidence.n_surface_outside == 0,
+        ),
+    )
+
+
+def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
+    has_sham = not isnan(evidence.sham_effect)
+    against = (
+        f"the largest confirmed effect is {evidence.largest_effect:.4f}, the sham's "
+        f"{evidence.sham_effect:.4f}"
+    )
+    return (
+        Step(
+            rung="associational",
+            asks=f"surface-adjusted max-T p at most {rule.alpha:g}",
+            found=f"the smallest surface-adjusted max-T p is {evidence.surface_p:.2g}",
+            holds=evidence.surface_p <= rule.alpha,
+        ),
+        Step(
+            rung="associational",
+            asks="an expert confirmed on sources or templates not used to find it",
+            found=f"{evidence.n_confirmed} expert(s) confirmed on unseen sources or templates",
+            holds=evidence.n_confirmed > 0,
+        ),
+        Step(
+            rung="associational",
+            asks="a larger effect than the sham's",
+            found=against if has_sham else "the suite has no sham to compare with",
+            holds=not has_sham or abs(evidence.largest_effect) > evidence.sham_effect,
+        ),
+    )
+
+
+def _causal(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
+    if causal is None or not causal.n_found:
+        why = "no experiment was made" if causal is None else "no expert was found to take out"
+        return (Step(rung="causal", asks="an experiment on found experts", found=why, holds=False),)
+    value = f"{causal.interaction:.4f} nats per token"
+    share = f"{causal.share_below:.0%} of {causal.n_matched_sets} matched random sets"
+    return (
+        Step(
+            rung="causal",
+            asks="interaction above 0",
+            found=f"taking out {causal.n_found} found expert(s) has an interaction of {value} "
+            f"(95 % interval {causal.low:.4f} to {causal.high:.4f})",
+            holds=causal.low > 0,
+        ),
+        Step(
+            rung="causal",
+            asks=f"above {rule.share_of_matched_sets:.0%} of {rule.min_matched_sets} or more "
+            "matched random sets",
+            found=f"the interaction of {value} lies above that of {share}",
+            holds=causal.n_matched_sets >= rule.min_matched_sets
+            and causal.share_below >= rule.share_of_matched_sets,
+        ),
+        Step(
+            rung="causal",
+            asks="above every placebo contrast",
+            found="no placebo contrast was run"
+            if isnan(causal.largest_placebo)
+            else f"the interaction of {value} against {causal.largest_placebo:.4f} of the largest "
+            "placebo contrast",
+            holds=causal.interaction > causal.largest_placebo,
+        ),
+    )

@@ -1,0 +1,163 @@
+"""The ladder of claims: the first rung that matches, and why no higher one does."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.analyses.evidence import CausalEvidence, Evidence, Rule
+from interp.analyses.ladder import RUNGS, climb
+
+CAUSAL = CausalEvidence(
+    n_found=4,
+    interaction=0.3,
+    low=0.2,
+    high=0.4,
+    n_matched_sets=100,
+    share_below=1.0,
+    largest_placebo=0.05,
+)
+STRONG = Evidence(
+    n_sources=(1, 1),
+    is_paired=True,
+    n_tested=128,
+    power=0.9,
+    raw_p=0.001,
+    n_raw_outside=9,
+    surface_p=0.001,
+    n_surface_outside=4,
+    n_confirmed=4,
+    largest_effect=0.08,
+    sham_effect=0.01,
+    causal=CAUSAL,
+)
+
+
+def rung(**changes: object) -> str:
+    return climb(replace(STRONG, **changes), n_experts=32).rung
+
+
+def test_everything_that_holds_is_causal() -> None:
+    verdict = climb(STRONG, n_experts=32)
+
+    assert verdict.rung == "causal"
+    assert all(step.holds for step in verdict.steps if step.rung in ("associational", "causal"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"is_paired": False}, "insufficient"),
+        ({"is_paired": False, "n_sources": (2, 2)}, "causal"),
+        ({"power": 0.79}, "insufficient"),
+        ({"power": float("nan")}, "insufficient"),
+        ({"n_raw_outside": 0}, "no_difference"),
+        ({"n_surface_outside": 0}, "surface"),
+        ({"n_surface_outside": 0, "raw_p": 0.2, "surface_p": 0.2}, "insufficient"),
+        ({"surface_p": 0.2}, "insufficient"),
+        ({"surface_p": float("nan")}, "insufficient"),
+        ({"n_confirmed": 0, "largest_effect": float("nan")}, "insufficient"),
+        ({"sham_effect": 0.09}, "insufficient"),
+        ({"sham_effect": float("nan")}, "causal"),
+        ({"largest_effect": -0.08}, "causal"),
+        ({"causal": None}, "associational"),
+        ({"causal": replace(CAUSAL, low=-0.1)}, "associational"),
+        ({"causal": replace(CAUSAL, n_matched_sets=99)}, "associational"),
+        ({"causal": replace(CAUSAL, share_below=0.94)}, "associational"),
+        ({"causal": replace(CAUSAL, largest_placebo=0.3)}, "associational"),
+        ({"causal": replace(CAUSAL, largest_placebo=float("nan"))}, "associational"),
+        ({"causal": replace(CAUSAL, n_found=0)}, "associational"),
+    ],
+)
+def test_one_missing_step_decides_the_rung(changes: dict[str, object], expected: str) -> None:
+    assert rung(**changes) == expected
+
+
+def test_the_sentence_names_what_stood_in_the_way() -> None:
+    undecided = climb(replace(STRONG, n_confirmed=0), n_experts=32)
+    stopped = climb(replace(STRONG, causal=replace(CAUSAL, low=-0.1)), n_experts=32)
+
+    assert "0 expert(s) confirmed on unseen sources" in undecided.sentence
+    assert "0.3000 nats per token (95 % interval -0.1000 to 0.4000)" in stopped.sentence
+
+
+def test_the_margin_is_half_of_an_even_share() -> None:
+    assert Rule().margin(32) == 1 / 64
+    assert "+-0.0156" in climb(replace(STRONG, n_raw_outside=0), n_experts=32).sentence
+
+
+def test_a_stricter_rule_climbs_less_far() -> None:
+    assert climb(STRONG, n_experts=32, rule=Rule(min_power=0.95)).rung == "insufficient"
+    assert climb(STRONG, n_experts=32, rule=Rule(alpha=0.0001)).rung == "insufficient"
+    assert climb(STRONG, n_experts=32, rule=Rule(min_matched_sets=500)).rung == "associational"
+
+
+def expected_rung(e: Evidence) -> str:
+    """The rule of DESIGN.md, written out as one chain of questions."""
+    if (min(e.n_sources) < 2 and not e.is_paired) or not e.power >= 0.8:
+        return "insufficient"
+    if e.n_raw_outside == 0:
+        return "no_difference"
+    if e.raw_p <= 0.05 and e.n_surface_outside == 0:
+        return "surface"
+    larger = e.sham_effect != e.sham_effect or abs(e.largest_effect) > e.sham_effect
+    if e.surface_p <= 0.05 and e.n_confirmed > 0 and larger:
+        c = e.causal
+        both = c is not None and c.n_found > 0 and c.low > 0 and c.n_matched_sets >= 100
+        beyond = both and c.share_below >= 0.95 and c.interaction > c.largest_placebo
+        return "causal" if beyond else "associational"
+    return "insufficient"
+
+
+shares = st.sampled_from([0.0, 0.001, 0.05, 0.5, 0.8, 0.95, 1.0, float("nan")])
+counts = st.sampled_from([0, 1, 2, 5, 100])
+causal = st.builds(
+    CausalEvidence,
+    n_found=counts,
+    interaction=shares,
+    low=shares,
+    high=shares,
+    n_matched_sets=counts,
+    share_below=shares,
+    largest_placebo=shares,
+)
+
+
+@given(
+    evidence=st.builds(
+        Evidence,
+        n_sources=st.tuples(counts, counts),
+        is_paired=st.booleans(),
+        n_tested=st.just(128),
+        power=shares,
+        raw_p=shares,
+        n_raw_outside=counts,
+        surface_p=shares,
+        n_surface_outside=counts,
+        n_confirmed=counts,
+        largest_effect=shares,
+        sham_effect=shares,
+        causal=st.none() | causal,
+    )
+)
+def test_any_evidence_has_the_rung_of_the_written_rule(evidence: Evidence) -> None:
+    verdict = climb(evidence, n_experts=32)
+
+    assert verdict.rung == expected_rung(evidence)
+    assert verdict.rung in RUNGS
+    assert len(verdict.to_frame()) == len(verdict.steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"alpha": 0.0}, "alpha is 0.0, expected between 0 and 1"),
+        ({"min_power": 1.5}, "min_power is 1.5, expected between 0 and 1"),
+        ({"margin_in_even_shares": 0.0}, "margin_in_even_shares is 0.0, expected above 0"),
+        ({"min_matched_sets": 0}, "min_matched_sets is 0, expected 1 or more"),
+    ],
+)
+def test_a_rule_outside_of_its_range_is_refused(changes: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Rule(**changes)
