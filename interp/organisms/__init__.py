@@ -1,4 +1,8 @@
-"""Small trained models with known answers; so far the toy, a gpt-oss of 4 layers and 32 experts."""
+"""Small trained models with known answers: the toy, a gpt-oss of 4 layers, and its changed copies.
+
+The copies are the toy with some of its weights changed so that the answer of a study is known;
+docs/organisms.md says what each was made for and how far it came out so.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,18 +10,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
 
-ORGANISMS = ("toy",)
+BASE = "toy"
+"""What the other organisms are made from."""
+KINDS = ("planted", "decoy", "vocabulary")
+"""Of the organisms that are stored as changes of the toy."""
+SEEDS = (0, 1, 2)
+"""Each kind is built once for each; seed 2 is kept for the last check of the verdict."""
+EDITED = tuple(f"{kind}-{seed}" for kind in KINDS for seed in SEEDS)
+ORGANISMS = (BASE, *EDITED)
 
 
 def path(name: str) -> Path:
     """Directory of the organism `name`, as `from_pretrained` reads it.
+
+    Those that are stored as changes have config and tokenizer of the toy, so theirs is the toy's,
+    with the toy's weights; `load` puts the changes in.
 
     Raises:
         ValueError: If there is no such organism.
     """
     if name not in ORGANISMS:
         raise ValueError(f"there is no organism {name!r}; choose one of {', '.join(ORGANISMS)}")
-    return Path(__file__).parent / name
+    return Path(__file__).parent / BASE
+
+
+def change_path(name: str) -> Path:
+    """File of the tensors that the organism `name` changes in the toy.
+
+    Raises:
+        ValueError: If no organism of that name is stored as changes.
+    """
+    if name not in EDITED:
+        raise ValueError(f"no organism {name!r} is stored as changes; choose one of {EDITED}")
+    kind, seed = name.rsplit("-", 1)
+    return Path(__file__).parent / kind / f"seed-{seed}.safetensors"
 
 
 def load_model(
@@ -26,7 +52,8 @@ def load_model(
     """Load a model and its tokenizer: an organism by its name, else as `interp.hooks.load` does.
 
     Args:
-        name_or_path: `toy`, a hub name such as `openai/gpt-oss-20b`, or a directory.
+        name_or_path: `toy` or another organism, a hub name such as `openai/gpt-oss-20b`, or a
+            directory.
         dtype: `auto` for the checkpoint's own, or a name such as `float32`.
         device_map: As in transformers; `auto` fills the accelerators first.
 
@@ -35,12 +62,16 @@ def load_model(
     """
     from interp.hooks import load as hooks_load
 
+    if name_or_path in EDITED:
+        from interp.organisms.edited import load_changed_model
+
+        return load_changed_model(str(name_or_path), dtype=dtype, device_map=device_map)
     found = model_path(name_or_path)
     return hooks_load.load_model(found, dtype=dtype, device_map=device_map)
 
 
 def model_path(name_or_path: str | Path) -> str | Path:
-    """Where `from_pretrained` finds a model: the directory of an organism, else what was given."""
+    """Where `from_pretrained` finds config and tokenizer: an organism's directory, or as given."""
     return path(str(name_or_path)) if name_or_path in ORGANISMS else name_or_path
 
 
@@ -52,9 +83,14 @@ def load(name: str) -> tuple[Any, Any]:
 
     Raises:
         ValueError: If there is no such organism.
+        InputError: If its changes are not stored here, or were made from another toy.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if name in EDITED:
+        from interp.organisms.edited import load_changed
+
+        return load_changed(name)
     folder = path(name)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
