@@ -1,9 +1,11 @@
 """The report of one study: one HTML file that needs no network, from results and their store."""
 
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import pandas as pd
 from plotly.offline import get_plotlyjs
@@ -64,7 +66,7 @@ def render_report(results: Results, store: Store) -> str:
     return Template(_package_text("report.html")).substitute(
         title=escape(f"{model}: benchmark and organic prompts"),
         compared=escape(compared_sentence(results.run)),
-        notices=notices(results.run),
+        notices=notices(results),
         sections="\n".join(sections),
         css=_package_text("report.css"),
         script=_package_text("report.js"),
@@ -75,10 +77,10 @@ def render_report(results: Results, store: Store) -> str:
 
 def with_numbers(results: Results) -> Results:
     """The same results with missing numbers as NaN, which JSON turned into None."""
-    tables = {name: _numeric(getattr(results, name)) for name in TABLES}
+    tables: dict[str, Any] = {name: _numeric(getattr(results, name)) for name in TABLES}
     positions = [name for name in ("layer", "expert") if name in tables["usage"]]
     tables["usage"] = tables["usage"].astype(dict.fromkeys(positions, int))
-    return Results(**tables, run=results.run, absent=results.absent)
+    return replace(results, **tables)
 
 
 def _numeric(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,30 +31,52 @@ PROBE_NUMBERS = (
     "gain_low",
     "gain_high",
     "n_prompts",
-    "n_groups",
+    "n_clusters",
 )
 
 
-def notices(run: Mapping[str, Any]) -> str:
-    """On which rung the report stands, and what limits it before any number is read."""
-    said = [
-        "<strong>Descriptive:</strong> a difference in usage is not yet evidence of specialised "
-        "circuits. A verdict would stand on one rung of this ladder; this version computes none, "
-        "so none is marked."
-    ]
+def notices(results: Results) -> str:
+    """On which rung the study stands, and what limits it before any number is read."""
+    run, verdict = results.run, results.verdict
+    said = []
     if run.get("generated_only"):
         said.append(
             "<strong>Generated tokens only:</strong> the tokens of this store are the model's own "
             "output. They come after the treatment, the prompt, and so are descriptive only."
         )
     said += [escape(str(caveat)) for caveat in run.get("caveats", [])]
-    ladder = "".join(f"<li><b>{rung}</b> {meaning}</li>" for rung, meaning in LADDER.items())
-    first, *others = (f"<p>{sentence}</p>" for sentence in said)
-    return (
-        f'<div class="notice" id="rung">{first}'
-        f'<ol class="ladder" aria-label="Ladder of claims">{ladder}</ol></div>'
-        + (f'<div class="notice" id="caveats">{"".join(others)}</div>' if others else "")
+    others = "".join(f"<p>{sentence}</p>" for sentence in said)
+    return f'<div class="notice" id="rung">{_verdict(verdict)}</div>' + (
+        f'<div class="notice" id="caveats">{others}</div>' if others else ""
     )
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    """The rung with its sentence, the ladder it stands on, and every step's answer."""
+    if not verdict:
+        return (
+            "<p><strong>Descriptive, without a verdict:</strong> a difference in usage is not yet "
+            "evidence of specialised circuits.</p>" + _ladder("")
+        )
+    rung = str(verdict["rung"])
+    steps = "".join(
+        f"<li>{'yes' if step['holds'] else 'no'}: <b>{escape(step['rung'])}</b> asks for "
+        f"{escape(step['asks'])}; {escape(step['found'])}.</li>"
+        for step in verdict["steps"]
+    )
+    return (
+        f"<p><strong>Verdict: {escape(rung)}.</strong> {escape(str(verdict['sentence']))}</p>"
+        f"{_ladder(rung)}<details><summary>Every step of the rule</summary><ul>{steps}</ul>"
+        "</details>"
+    )
+
+
+def _ladder(reached: str) -> str:
+    rungs = "".join(
+        f"<li{' aria-current=true' if rung == reached else ''}><b>{rung}</b> {meaning}</li>"
+        for rung, meaning in LADDER.items()
+    )
+    return f'<ol class="ladder" aria-label="Ladder of claims">{rungs}</ol>'
 
 
 def divergence_section(results: Results, model: str) -> str:

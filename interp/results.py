@@ -30,7 +30,37 @@ DIVERGENCE_COLUMNS = (
     "share_explained_high",
 )
 PROBE_COLUMNS = ("site", "layer", "target", "split", "auroc", "auroc_low", "auroc_high", "baseline")
-TABLES = ("usage", "divergence", "experts", "sources", "probes")
+MATCHED_COLUMNS = (
+    "matched_on",
+    "layer",
+    "raw_bits",
+    "matched_bits",
+    "matched_low_bits",
+    "matched_high_bits",
+    "matched_null_bits",
+    "matched_null_high_bits",
+    "matched_p_value",
+    "overlap",
+    "share_explained",
+    "n_clusters",
+    "n_permutations",
+)
+MEASURES = (
+    "divergence_matched",
+    "usage_by",
+    "load",
+    "coactivation",
+    "paths",
+    "specialisation",
+    "vocabulary",
+    "saturation",
+    "relevance",
+    "saliency",
+    "token_classes",
+    "margins",
+)
+"""Tables that describe; those that judge come first in `TABLES`."""
+TABLES = ("usage", "divergence", "experts", "sources", "probes", *MEASURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +68,8 @@ class Results:
     """What one study found. Every table names its columns as DESIGN.md does."""
 
     usage: pd.DataFrame
-    """Rows: condition, layer, expert. Columns usage, usage_prompt_mean (shares of routed slots)."""
+    """Rows: condition, layer, expert. Shares of routed slots: `usage_prompt_mean`, the one to show
+    (mean over prompts), and `usage` (tokens pooled); `usage_weights*` count slots by weight."""
     divergence: pd.DataFrame
     """Rows: layer. Jensen-Shannon divergence of benchmark and organic usage, in bits."""
     probes: pd.DataFrame
@@ -48,6 +79,37 @@ class Results:
     shares of routed slots, with intervals, tests, equivalence and power; see docs/effects.md."""
     sources: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: layer, and one for all (layer missing). Condition against source; docs/sources.md."""
+    divergence_matched: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: matched_on, layer. Divergence matched on previous token and token, and on position."""
+    usage_by: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: by (source, segment, token_class), group, condition, layer, expert. Usage as in
+    `usage`, of the 5 experts with the largest prompt mean in each."""
+    load: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: condition, layer. Entropy (bits) and Gini coefficient; standing committee's share."""
+    coactivation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: condition, layer, expert, other_expert: the 5 pairs with the largest absolute
+    `association` of those expected on 20 tokens or more, against independence."""
+    paths: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: ranked_by, path: the 20 most frequent paths through two neighbouring layers, and the 20
+    most specific to a condition, with their null."""
+    specialisation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: group, layer, expert: the 3 experts that serve most tokens of each domain, or source
+    (`over`)."""
+    vocabulary: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer. How far a token id decides the expert, beside the same with ids shuffled."""
+    saturation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer. How far it sorts tokens as the last layer does, 0 to 1."""
+    relevance: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: condition, layer, expert: those that ESFT would choose, with both its scores."""
+    saliency: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: condition, layer, expert: the 5 with the largest saliency of REAP."""
+    token_classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: by (segment, token_class), token_class, layer, expert: the 3 experts that go most with
+    each class, by normalised pointwise mutual information."""
+    margins: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer. Margin (nats) between the last chosen expert and the first left out."""
+    verdict: dict[str, Any] = field(default_factory=dict)
+    """`rung`, `sentence` and `steps` of the ladder; see `interp.analyses.ladder`."""
     run: dict[str, Any]
     """Model, counts of prompts and tokens, settings, versions."""
     absent: dict[str, str] = field(default_factory=dict)
@@ -60,7 +122,8 @@ def write_results(results: Results, path: Path) -> None:
         name: json.loads(getattr(results, name).to_json(orient="records", double_precision=15))
         for name in TABLES
     }
-    document = tables | {"run": results.run, "absent": results.absent}
+    facts = {"verdict": results.verdict, "run": results.run, "absent": results.absent}
+    document = tables | facts
     write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -72,8 +135,10 @@ def read_results(path: Path) -> Results:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        tables = {name: pd.DataFrame(document[name]) for name in TABLES}
-        return Results(**tables, run=document["run"], absent=document["absent"])
+        tables: dict[str, Any] = {name: pd.DataFrame(document[name]) for name in TABLES}
+        return Results(
+            verdict=document["verdict"], run=document["run"], absent=document["absent"], **tables
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as results ({type(error).__name__}: {error}); "

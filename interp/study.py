@@ -1,6 +1,7 @@
 """One study: a store goes in, the tables of usage, divergence and probes come out."""
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from interp.analyses.divergence import usage_divergence
+from interp.analyses.evidence import Rule
 from interp.analyses.usage import expert_usage
 from interp.cache.reader import Store
 from interp.cache.records import CONDITIONS
@@ -23,7 +25,9 @@ from interp.compared import (
 from interp.results import DIVERGENCE_COLUMNS, PROBE_COLUMNS, Results
 from interp.study_experts import expert_tables, source_table
 from interp.study_probes import empty, probe_features, probe_tables, too_few
+from interp.study_sham import sham_effect
 from interp.study_unseen import unseen_table
+from interp.verdict import verdict_facts, verdict_of
 
 
 def analyze(
@@ -32,6 +36,7 @@ def analyze(
     seed: int = 0,
     n_permutations: int = 200,
     n_resamples: int = 10_000,
+    rule: Rule | None = None,
     progress: bool = True,
 ) -> Results:
     """Usage by condition, divergence with its null, tests of experts, and probes with baselines.
@@ -41,6 +46,7 @@ def analyze(
         seed: Seed of permutations, folds and bootstraps.
         n_permutations: Relabellings behind each null of the divergence.
         n_resamples: Resamples behind each test of all experts at once.
+        rule: Thresholds of the verdict; those of DESIGN.md if None.
         progress: Show a bar on stderr.
 
     Returns:
@@ -49,7 +55,7 @@ def analyze(
     Raises:
         InputError: If the store has nothing to compare.
     """
-    everything = compared(store, CONDITIONS)
+    everything, rule = compared(store, CONDITIONS), rule or Rule()
     layers = store.layout.layer_indices
     n_probes = 2 * (2 * len(layers) + 2)
     n_steps = n_permutations + n_probes
@@ -77,7 +83,10 @@ def analyze(
                 absent |= undefined
             except ValueError as error:
                 absent["divergence"] = too_few(pair, error)
-            experts, tested = expert_tables(pair, rng, n_resamples=n_resamples)
+            experts, tested = expert_tables(
+                pair, rng, n_resamples=n_resamples, margin=rule.margin(store.layout.n_experts)
+            )
+            tested["sham_effect"] = known(sham_effect(store, rng))
             try:
                 sources = source_table(pair, rng)
             except ValueError as error:
@@ -89,15 +98,23 @@ def analyze(
             probes = pd.concat([probes, unseen], ignore_index=True) if len(unseen) else probes
         bar.update(n_steps - bar.n)
     run = run_facts(store, everything, seed=seed, n_permutations=n_permutations)
-    return Results(
+    results = Results(
         usage=usage.to_frame(),
         divergence=divergence,
         experts=experts,
         sources=sources,
         probes=probes,
-        run=run | {"experts": tested},
+        run=run | {"experts": tested, "rule": asdict(rule)},
         absent=absent,
     )
+    if run["generated_only"]:  # they come after the treatment, and no verdict goes by them
+        return results
+    return replace(results, verdict=verdict_facts(verdict_of(results)))
+
+
+def known(number: float) -> float | None:
+    """The number, or None where it is NaN, for which JSON has no word."""
+    return None if np.isnan(number) else number
 
 
 def divergence_table(

@@ -14,7 +14,7 @@ from interp.analyses.equivalence import two_one_sided_tests
 from interp.analyses.power import detectable_effects
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
 from interp.analyses.usage import slots_by_prompt
-from interp.compared import Compared
+from interp.compared import COMPARED, Compared
 
 Cluster = Literal["source", "item", "template"]
 LOW = ("_low", "_low_prompt_mean", "power_at_margin", "inside_margin")
@@ -54,11 +54,10 @@ def clusters_to_test(prompts: Prompts) -> tuple[tuple[Cluster, ...], str]:
     Returns:
         The clusters, and a sentence that is empty if nothing is missing.
     """
-    sides = (prompts.benchmark, ~prompts.benchmark)
-    items = [set(prompts.item[side]) for side in sides]
-    if items[0] & items[1]:
+    if is_paired(prompts):
         has_templates = len(set(prompts.template)) > 1
         return ("item", "template") if has_templates else ("item",), ""
+    sides = (prompts.benchmark, ~prompts.benchmark)
     n_sources = [len(set(prompts.source[side])) for side in sides]
     if min(n_sources) >= 2:
         return ("source",), ""
@@ -69,12 +68,18 @@ def clusters_to_test(prompts: Prompts) -> tuple[tuple[Cluster, ...], str]:
     )
 
 
+def is_paired(prompts: Prompts) -> bool:
+    """Whether an item has prompts of both conditions."""
+    return bool(set(prompts.item[prompts.benchmark]) & set(prompts.item[~prompts.benchmark]))
+
+
 def expert_tables(
-    pair: Compared, rng: np.random.Generator, *, n_resamples: int
+    pair: Compared, rng: np.random.Generator, *, n_resamples: int, margin: float
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Every expert's effect with its tests, its equivalence and the power to find it.
 
     Where two kinds of clusters are tested, the table has the larger p and the wider interval.
+    `margin` is the largest effect that counts as none, as a share of routed slots.
 
     Returns:
         One row per layer and expert, and the facts that belong to all of them: clusters, margin,
@@ -86,13 +91,17 @@ def expert_tables(
         expert_effects(tokens, prompts, cluster=each, rng=rng, n_resamples=n_resamples)
         for each in clusters
     ]
-    margin = 0.5 / tokens.n_experts
     notes = [f"{each.cluster}: {note}" for each in every for note in each.notes]
     facts = {
         "clusters": {each.cluster: each.n_clusters for each in every},
         "recipe": {each.cluster: each.surface_adjusted.max_t.recipe for each in every},
         "adjusted_for": sorted({name for each in every for name in each.adjusted_for}),
         "margin": margin,
+        "n_sources": {
+            name: len(set(prompts.source[prompts.benchmark == (name == "benchmark")]))
+            for name in COMPARED
+        },
+        "is_paired": is_paired(prompts),
         "n_resamples": n_resamples,
         "notes": ([lacking] if lacking else []) + list(dict.fromkeys(notes)),
     }

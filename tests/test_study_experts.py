@@ -80,7 +80,9 @@ def test_the_token_before_is_the_one_before_in_the_prompt(tmp_path: Path) -> Non
 
 def test_the_table_has_a_row_for_each_expert_and_the_columns_of_the_design(tmp_path: Path) -> None:
     pair = compared(stored(tmp_path / "a.moe"), COMPARED)
-    table, facts = expert_tables(pair, np.random.default_rng(0), n_resamples=200)
+    table, facts = expert_tables(
+        pair, np.random.default_rng(0), n_resamples=200, margin=0.5 / N_EXPERTS
+    )
     assert set(DESIGN_COLUMNS) <= set(table)
     assert len(table) == 2 * N_EXPERTS
     usage = {name: np.zeros((2, N_EXPERTS)) for name in COMPARED}
