@@ -59,6 +59,8 @@ _PUBLIC_FACTS = (
     "license",
 )
 """Of the provenance, what says nothing of single prompts."""
+_REGISTERED = ("rule", "analysis", "experiments", "config_sha256")
+"""What a study registers before its capture, all of it numbers and names of tests."""
 _SETTINGS = ("sites", "layers", "positions", "batch_tokens", "today", "logprobs", "generation")
 """Of the settings, those of a capture; others may name anything."""
 _CAVEATS = (NO_WEIGHTS_CAVEAT, *FINGERPRINTING_CAVEATS, *VLLM_CAVEATS, *OLMOE_CAVEATS)
@@ -128,6 +130,7 @@ def public_provenance(store: Store, *, sources: Collection[str]) -> dict[str, An
         "settings": _chosen(given.get("settings"), _SETTINGS),
         "source_licenses": _chosen(given.get("source_licenses"), set(sources) - {""}),
         "caveats": caveats,
+        "registered": _chosen(given.get("registered"), _REGISTERED),
     }
     return public | {name: value for name, value in chosen.items() if name in given}
 

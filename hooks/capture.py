@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -35,6 +35,7 @@ def capture(
     *,
     settings: CaptureSettings | None = None,
     part_mb: float = 512.0,
+    registered: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> bool:
     """Run every prompt through the model once and write a store of what the taps saw.
@@ -52,6 +53,8 @@ def capture(
         settings: What to record.
         part_mb: A part of the store has at most so many MB, and what is not yet in a part is lost
             when the process is stopped.
+        registered: What was decided before the data were seen, such as the rule of a study; goes to
+            the provenance, and so into every part.
         progress: Show a bar on stderr.
 
     Returns:
@@ -76,6 +79,7 @@ def capture(
         "settings": json.loads(json.dumps(asdict(settings))),
         "prompts_sha256": prompts_digest(prompts),
     }
+    provenance |= {"registered": dict(registered)} if registered else {}
     licenses = source_licenses(prompts)
     provenance |= {"source_licenses": licenses} if licenses else {}
     with StoreWriter(

@@ -206,6 +206,17 @@ def test_provenance_says_what_was_captured_and_with_what(tiny: LoadedModel, tmp_
     assert str(tmp_path) not in str(provenance)
 
 
+def test_what_was_registered_beforehand_stays_in_the_store_and_in_its_copies(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    registered = {"rule": {"alpha": 0.05}, "config_sha256": "ab", "model": "/home/me/model"}
+    capture(tiny, prompts(), tmp_path / "a.moe", registered=registered, progress=False)
+    push(tmp_path / "a.moe", str(tmp_path / "shelf"), tier="no_text")
+    ours, theirs = (open_store(tmp_path / name).provenance for name in ("a.moe", "shelf"))
+    assert ours["registered"] == registered
+    assert theirs["registered"] == {"rule": {"alpha": 0.05}, "config_sha256": "ab"}
+
+
 def test_licences_go_to_provenance_where_all_prompts_of_a_source_state_one(
     tiny: LoadedModel, tmp_path: Path
 ) -> None:
