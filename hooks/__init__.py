@@ -9,8 +9,11 @@ from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
     from interp.hooks.doctor import examine as examine
+    from interp.hooks.interventions import KNOCKOUTS as KNOCKOUTS
+    from interp.hooks.interventions import renormalise as renormalise
     from interp.hooks.interventions import replay_routing as replay_routing
     from interp.hooks.interventions import reroute as reroute
+    from interp.hooks.interventions import zero as zero
     from interp.hooks.load import LoadedModel as LoadedModel
     from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
@@ -19,13 +22,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CaptureSettings": "settings",
+    "KNOCKOUTS": "interventions",
     "LoadedModel": "load",
     "PassRecords": "pass_records",
     "RoutingTap": "tap",
     "examine": "doctor",
     "render_prompt": "render",
+    "renormalise": "interventions",
     "replay_routing": "interventions",
     "reroute": "interventions",
+    "zero": "interventions",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -30,7 +30,7 @@ class OneByOne:
     def __init__(self, block: RoutedBlock) -> None:
         self._block, self._experts = block, block.experts
         self._had_own_forward = "forward" in vars(self._experts)
-        self._usual = self._experts.forward
+        self.usual = self._experts.forward
         self._keeps: list[Keep] = []
 
     @classmethod
@@ -56,14 +56,14 @@ class OneByOne:
             return
         del own["forward"]
         if self._had_own_forward:
-            own["forward"] = self._usual
+            own["forward"] = self.usual
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the experts give, and the norms to everybody who wants them."""
         if not self._keeps:
-            return cast(Tensor, self._usual(hidden_states, *args, **kwargs))
+            return cast(Tensor, self.usual(hidden_states, *args, **kwargs))
         output, norms = run_one_by_one(
-            self._usual, hidden_states, args, kwargs, is_eager=is_eager(self._block)
+            self.usual, hidden_states, args, kwargs, is_eager=is_eager(self._block)
         )
         for keep in self._keeps:
             keep(self._block.layer, norms)
@@ -71,7 +71,7 @@ class OneByOne:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the model has experts of its own, and nobody wants norms of them."""
-        return copy.deepcopy(self._usual, memo)
+        return copy.deepcopy(self.usual, memo)
 
 
 def record_norms(block: RoutedBlock, keep: Keep) -> Callable[[], None]:

@@ -36,7 +36,7 @@ def experts_by_block(
 
 def refuse_too_few(block: RoutedBlock, experts: frozenset[int]) -> None:
     """With what is out already, every token must be left with `top_k` experts to choose from."""
-    out = experts.union(*(edit.removed for edit in block.edits))
+    out = experts.union(*(edit.experts for edit in block.edits if edit.name == "reroute"))
     is_left = torch.tensor([expert not in out for expert in range(block.n_experts)])
     if block.bias is not None:
         is_left &= ~block.bias.detach().cpu().isneginf()

@@ -4,8 +4,8 @@ How routers are changed: `interp.hooks.router_edits`. What the interventions mea
 you: docs/interventions.md.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,12 @@ from interp.hooks.router_edits import (
     replayed,
 )
 from interp.hooks.tap import chosen_blocks
+from interp.hooks.weight_edits import refuse_none_left, renormalised, zeroed
 
 Array = Tensor | np.ndarray
 """Records come from a tap as tensors and from a store as arrays."""
+Knockout = Callable[[nn.Module, Collection[tuple[int, int]]], AbstractContextManager[None]]
+"""Takes experts out of a model while it is open: `reroute`, `zero` or `renormalise`."""
 
 
 @contextmanager
@@ -70,13 +73,104 @@ def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[
     if not all(has_bias(block) for block, _ in removed):
         refuse_compiled(model)
     for block, out in removed:
-        refuse_edited(block, "replay_routing")
+        refuse_edited(block, "reroute")
         refuse_too_few(block, out)
     with ExitStack() as stack:
         for block, out in removed:
             remove = removed_by_bias if has_bias(block) else removed_by_hook
             stack.enter_context(remove(block, out))
         yield
+
+
+@contextmanager
+def zero(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[None]:
+    """Silence experts: the choice stays, and those chosen get the weight 0 in the place of theirs.
+
+    Nothing takes over: the weights of the others stay, so a token adds as much less to the residual
+    stream as these experts would have added. That is also what an expert whose output is 0 does.
+    May be nested, and closed in any order; not in one layer with `renormalise`.
+
+    Args:
+        model: A transformers model of one of the families in `interp.hooks.spec.SPECS`.
+        experts: Pairs of a layer, by its number in the model, and an expert; may be all of a layer.
+
+    Raises:
+        InputError: If there is no such layer or expert, a layer is under `renormalise`, or the
+            model was compiled.
+        ModelError: In a pass, if the model does not call its router or its experts, or its experts
+            do not go by the weights that they are given.
+
+    Example:
+        >>> from interp import organisms
+        >>> from interp.hooks import RoutingTap
+        >>> model, tokenizer = organisms.load("toy")
+        >>> inputs = tokenizer("two plus two", return_tensors="pt")
+        >>> with RoutingTap(model) as tap:
+        ...     _ = model(**inputs)
+        ...     usual = tap.take()
+        ...     with zero(model, [(2, int(usual.expert_indices[0, 2, 0]))]):
+        ...         _ = model(**inputs)
+        ...     weights = tap.take().expert_weights[0, 2]
+        >>> torch.equal(weights[:3], usual.expert_weights[0, 2, 1:]), float(weights[3])
+        (True, 0.0)
+    """
+    silenced = experts_by_block(model, experts)
+    refuse_compiled(model)
+    for block, _ in silenced:
+        refuse_edited(block, "zero")
+    with ExitStack() as stack:
+        for block, out in silenced:
+            stack.enter_context(zeroed(block, out))
+        yield
+
+
+@contextmanager
+def renormalise(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[None]:
+    """Silence experts, and scale the weights of the others chosen to the sum they all had.
+
+        weight'[e] = 0 if e in R, else weight[e] * sum(all chosen) / sum(chosen not in R)
+
+    computed in float32 and rounded to the dtype of the router. A token that has none of `R` keeps
+    its bits. **A token whose chosen experts are all in `R` gets 0 for each of them**, as under
+    `zero`: there is nothing to scale, and no other expert was chosen. May be nested, and closed in
+    any order; not in one layer with `zero`.
+
+    Args:
+        model: A transformers model of one of the families in `interp.hooks.spec.SPECS`.
+        experts: Pairs of a layer, by its number in the model, and an expert.
+
+    Raises:
+        InputError: If there is no such layer or expert, all experts of a layer are in the set, a
+            layer is under `zero`, or the model was compiled.
+        ModelError: As in `zero`.
+
+    Example:
+        >>> from interp import organisms
+        >>> from interp.hooks import RoutingTap
+        >>> model, tokenizer = organisms.load("toy")
+        >>> inputs = tokenizer("two plus two", return_tensors="pt")
+        >>> with RoutingTap(model) as tap:
+        ...     _ = model(**inputs)
+        ...     best = int(tap.take().expert_indices[0, 2, 0])
+        ...     with renormalise(model, [(2, best)]):
+        ...         _ = model(**inputs)
+        ...     weights = tap.take().expert_weights[0, 2]
+        >>> round(float(weights.sum()), 3), float(weights[-1])
+        (1.0, 0.0)
+    """
+    silenced = experts_by_block(model, experts)
+    refuse_compiled(model)
+    for block, out in silenced:
+        refuse_edited(block, "renormalise")
+        refuse_none_left(block, out)
+    with ExitStack() as stack:
+        for block, out in silenced:
+            stack.enter_context(renormalised(block, out))
+        yield
+
+
+KNOCKOUTS: dict[str, Knockout] = {"reroute": reroute, "zero": zero, "renormalise": renormalise}
+"""The three ways to take experts out, by name; docs/interventions.md says what each removes."""
 
 
 @contextmanager
@@ -128,7 +222,7 @@ def replay_routing(
     check_records(blocks[numbers[0]], numbers, indices, weights)
     check_rows(token_rows, n_tokens=len(indices))
     for block in blocks.values():
-        refuse_edited(block, "reroute", "replay_routing")
+        refuse_edited(block, "replay_routing")
     with ExitStack() as stack:
         for column, layer in enumerate(numbers):
             recorded = Recorded(

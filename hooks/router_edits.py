@@ -1,15 +1,13 @@
-"""How the routing of one layer is changed: what a router returns, or its bias.
+"""How the choice of one layer is changed: experts taken out, or those of a record in their place.
 
-What a router returns is changed by a hook that runs before every other hook on the router, so that
-taps see what was run, whichever was opened first. Only `reroute` can do without: where the router
-has a bias, it is the bias that is changed, and also a fused kernel that never calls the router goes
-by it.
+What a router returns is changed by `interp.hooks.router_hook`. Only `reroute` can do without: where
+the router has a bias, it is the bias that is changed, and also a fused kernel that never calls the
+router goes by it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,18 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.cache.errors import InputError, ModelError
-from interp.hooks.blocks import EDITS, RoutedBlock, attribute
-from interp.hooks.routing import Choice, choose, router_output, weights_at
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """What an intervention does to one router; the mark on its hook."""
-
-    name: str
-    """The function that opened it."""
-    removed: frozenset[int] = frozenset()
-    """Experts that cannot be chosen any more."""
+from interp.hooks.blocks import RoutedBlock, attribute
+from interp.hooks.router_hook import EXCLUDED, Edit, among, router_hook
+from interp.hooks.routing import Choice, choose, weights_at
 
 
 @dataclass(kw_only=True)
@@ -87,7 +76,10 @@ def removed_by_hook(block: RoutedBlock, experts: frozenset[int]) -> Iterator[Non
         left = logits.masked_fill(out, float("-inf"))
         return left, choose(block, left, hidden_dtype=own.expert_weights.dtype)
 
-    with _router_hook(block, Edit(name="reroute", removed=experts), edit):
+    def holds(given: Choice) -> bool:
+        return not bool(among(given.expert_indices, experts).any())
+
+    with router_hook(block, Edit(name="reroute", experts=experts), edit, holds=holds):
         yield
 
 
@@ -109,50 +101,13 @@ def replayed(block: RoutedBlock, recorded: Recorded) -> Iterator[None]:
             own.expert_indices.index_copy(0, rows, indices),
         )
 
-    with _router_hook(block, Edit(name="replay_routing"), edit):
+    def holds(given: Choice) -> bool:
+        rows = _rows_in_pass(block, recorded, n_tokens=len(given.expert_indices))
+        run = given.expert_indices.cpu()[rows].sort(-1).values
+        return torch.equal(run, recorded.expert_indices.cpu().to(run).sort(-1).values)
+
+    with router_hook(block, Edit(name="replay_routing"), edit, holds=holds):
         yield
-
-
-@contextmanager
-def _router_hook(
-    block: RoutedBlock, mark: Edit, edit: Callable[[Tensor, Choice], tuple[Tensor, Choice]]
-) -> Iterator[None]:
-    """Change what the router returns, before anyone else sees it.
-
-    Raises:
-        ModelError: In a pass, at the block, if the router was not called: nothing was changed then.
-    """
-    was_called = False
-
-    def before(*_: Any) -> None:
-        nonlocal was_called
-        was_called = False
-
-    def on_router(_: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Tensor, ...]:
-        nonlocal was_called
-        was_called = True
-        logits, weights, indices = router_output(block.layer, output)
-        edited, choice = edit(logits, Choice(weights, indices))
-        return edited, choice.expert_weights, choice.expert_indices
-
-    def after(*_: Any) -> None:
-        if not was_called:
-            raise ModelError(
-                f"{mark.name} had no effect on layer {block.layer}: a fused kernel ran the experts "
-                "and never called their router; load the model without that kernel"
-            )
-
-    setattr(on_router, EDITS, mark)
-    handles = (
-        block.moe.register_forward_pre_hook(before),
-        block.router.register_forward_hook(on_router, prepend=True),
-        block.moe.register_forward_hook(after),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _weights_now(
@@ -201,12 +156,12 @@ def _rows_in_pass(block: RoutedBlock, recorded: Recorded, *, n_tokens: int) -> I
     return torch.arange(n_tokens) if rows is None else rows
 
 
-def refuse_edited(block: RoutedBlock, *names: str) -> None:
-    """A layer that one of these interventions decides already cannot be given to another."""
+def refuse_edited(block: RoutedBlock, name: str) -> None:
+    """A layer under an intervention that does not go together with this one is refused."""
     found = {edit.name for edit in block.edits}
     if REMOVED.get(block.router):
         found.add("reroute")
-    if both := sorted(found.intersection(names)):
+    if both := sorted(found & EXCLUDED[name]):
         raise InputError(
             f"layer {block.layer} is under {both[0]} already, which would decide its routing as "
             "well; close that first, or leave the layer out"
