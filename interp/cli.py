@@ -14,6 +14,7 @@ from interp.cache.errors import InputError, InterpError, ModelError
 from interp.cli_imports import fingerprinting, npz, olmoe, vllm
 from interp.cli_options import Json, Several, check_number, check_out, say
 from interp.cli_sharing import diff, pull, push, usage_facts, verify
+from interp.cli_study import run
 
 app = App(
     name="interp",
@@ -149,7 +150,7 @@ def capture(
     say(facts | {"layers_compared_with_router": compared}, json)
 
 
-for command in (verify, push, pull, diff):
+for command in (run, verify, push, pull, diff):
     app.command(command)
 
 

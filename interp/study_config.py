@@ -1,0 +1,136 @@
+"""The configuration of one study, from prompts to verdict: `study.toml`."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from interp.analyses.evidence import Rule
+from interp.cache.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSettings:
+    """How the tables of a study are computed."""
+
+    n_permutations: int = 200
+    """Relabellings behind each null of the divergence."""
+    n_resamples: int = 10_000
+    """Resamples behind each test of all experts at once."""
+    targets: tuple[str, ...] = ("condition",)
+    """What the probes tell apart: the condition, or other fields of a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Everything that decides a study. Each part is a table of `study.toml`."""
+
+    model: str
+    """An organism such as `toy`, a hub name, or a directory."""
+    prompts: tuple[str, ...]
+    """Suites and files."""
+    dtype: str = "auto"
+    """`auto` for the checkpoint's own, or a name such as float32."""
+    condition: str | None = None
+    """Condition of those rows of files that name none."""
+    limit: int | None = None
+    """At most so many items of each suite or file, each with all of its variants."""
+    seed: int = 0
+    """Of permutations, folds, resamples and random sets."""
+    capture: Mapping[str, Any] = field(default_factory=lambda: {"logprobs": True})
+    """Fields of `interp.hooks.settings.CaptureSettings`."""
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
+    """How the tables are computed."""
+    rule: Rule = field(default_factory=Rule)
+    """Thresholds of the verdict, written into the store before anything is captured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+SECTIONS = {"analysis": AnalysisSettings, "rule": Rule}
+"""Tables of `study.toml` that are read into a dataclass of their own."""
+
+
+def read_study_config(path: str | Path) -> StudyConfig:
+    """Read `study.toml`.
+
+    Raises:
+        InputError: If it is not there, not TOML, or a key is unknown, missing or of another type.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give the study.toml of a study"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML ({error}); see docs/studies.md for one") from error
+    given: dict[str, Any] = dict(document)
+    for name, kind in SECTIONS.items():
+        if name in given:
+            given[name] = _of_section(path, name, given[name], kind)
+    return _made(path, "", given, StudyConfig)
+
+
+def _of_section(path: Path, name: str, given: Any, kind: type) -> Any:
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: {name} is {given!r}, expected a table; write [{name}] above it")
+    return _made(path, f"{name}.", given, kind)
+
+
+def _made(path: Path, prefix: str, given: Mapping[str, Any], kind: type[T]) -> T:
+    """The dataclass `kind` with the given keys; each must be one of its fields, and of its type."""
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+            raise InputError(f"{path}: {prefix}{key} is not a setting; {hint}")
+    needed = [
+        each.name
+        for each in known.values()
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in given
+    ]
+    if needed:
+        raise InputError(f"{path} lacks {prefix}{needed[0]}; add it")
+    values = {
+        key: _value(path, f"{prefix}{key}", value, known[key].type) for key, value in given.items()
+    }
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise InputError(f"{path}: {prefix}{error}") from error
+
+
+PLAIN: Mapping[Any, tuple[type, str]] = {
+    str: (str, "a text"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: (bool, "true or false"),
+    str | None: (str, "a text"),
+    int | None: (int, "a whole number"),
+}
+"""Types of single values, and their names in a sentence."""
+
+
+def _value(path: Path, key: str, value: Any, kind: Any) -> Any:
+    """The value as its field wants it; a whole number does where a number is wanted."""
+    if kind == tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise InputError(f'{path}: {key} is {value!r}, expected a list of texts such as ["x"]')
+        return tuple(value)
+    if kind not in PLAIN:
+        return value
+    wanted, name = PLAIN[kind]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise InputError(f"{path}: {key} is {value!r}, expected {name}")
+    return value

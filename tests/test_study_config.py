@@ -1,0 +1,63 @@
+"""The configuration of a study: what is read from study.toml, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from interp.analyses.evidence import Rule
+from interp.cache.errors import InputError
+from interp.study_config import AnalysisSettings, StudyConfig, read_study_config
+
+LEAST = 'model = "toy"\nprompts = ["matched"]\n'
+
+
+def read(tmp_path: Path, text: str) -> StudyConfig:
+    (tmp_path / "study.toml").write_text(text)
+    return read_study_config(tmp_path / "study.toml")
+
+
+def test_a_model_and_prompts_are_enough(tmp_path: Path) -> None:
+    config = read(tmp_path, LEAST)
+
+    assert (config.model, config.prompts, config.dtype) == ("toy", ("matched",), "auto")
+    assert (config.rule, config.analysis) == (Rule(), AnalysisSettings())
+    assert config.capture == {"logprobs": True}
+
+
+def test_every_part_is_read(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        'model = "toy"\nprompts = ["matched", "more.jsonl"]\nlimit = 7\nseed = 3\n'
+        '[capture]\nsites = ["resid_post"]\n[analysis]\nn_permutations = 9\n'
+        "[rule]\nalpha = 0.01\nmargin_in_even_shares = 1\n",
+    )
+
+    assert (config.limit, config.seed) == (7, 3)
+    assert config.capture == {"sites": ["resid_post"]}
+    assert config.analysis.n_permutations == 9
+    assert config.rule == Rule(alpha=0.01, margin_in_even_shares=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (LEAST + "modell = 1", "modell is not a setting; did you mean model?"),
+        (LEAST + "xyzzy = 1", "xyzzy is not a setting; known are model, prompts"),
+        (LEAST + "[rule]\nalfa = 0.1", "rule.alfa is not a setting; did you mean rule.alpha?"),
+        (LEAST + "[rule]\nalpha = 7", "rule.alpha is 7.0, expected between 0 and 1"),
+        (LEAST + 'limit = "ten"', "limit is 'ten', expected a whole number"),
+        (LEAST + "seed = true", "seed is True, expected a whole number"),
+        (LEAST + "rule = 1", r"rule is 1, expected a table; write \[rule\] above it"),
+        ('model = "toy"', "lacks prompts; add it"),
+        ('model = "toy"\nprompts = "matched"', r"prompts is 'matched', expected a list of texts"),
+        ("model = toy", "is not TOML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_study_config(tmp_path / "none.toml")
