@@ -17,14 +17,16 @@ KINDS = ("planted", "decoy", "vocabulary")
 SEEDS = (0, 1, 2)
 """Each kind is built once for each; seed 2 is kept for the last check of the verdict."""
 EDITED = tuple(f"{kind}-{seed}" for kind in KINDS for seed in SEEDS)
-ORGANISMS = (BASE, *EDITED)
+UNTRAINED = tuple(f"{kind}-{seed}" for kind in ("untrained", "untrained-router") for seed in SEEDS)
+"""All weights, or the routers alone, as they were before training; the seed draws them."""
+ORGANISMS = (BASE, *EDITED, *UNTRAINED)
 
 
 def path(name: str) -> Path:
     """Directory of the organism `name`, as `from_pretrained` reads it.
 
-    Those that are stored as changes have config and tokenizer of the toy, so theirs is the toy's,
-    with the toy's weights; `load` puts the changes in.
+    Those that are changes of the toy, stored or drawn, have its config and tokenizer, so theirs is
+    the toy's, with the toy's weights; `load` puts the changes in.
 
     Raises:
         ValueError: If there is no such organism.
@@ -66,6 +68,10 @@ def load_model(
         from interp.organisms.edited import load_changed_model
 
         return load_changed_model(str(name_or_path), dtype=dtype, device_map=device_map)
+    if name_or_path in UNTRAINED:
+        from interp.organisms.untrained import load_untrained_model
+
+        return load_untrained_model(str(name_or_path), dtype=dtype, device_map=device_map)
     found = model_path(name_or_path)
     return hooks_load.load_model(found, dtype=dtype, device_map=device_map)
 
@@ -91,6 +97,10 @@ def load(name: str) -> tuple[Any, Any]:
         from interp.organisms.edited import load_changed
 
         return load_changed(name)
+    if name in UNTRAINED:
+        from interp.organisms.untrained import load_untrained
+
+        return load_untrained(name)
     folder = path(name)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model.eval(), AutoTokenizer.from_pretrained(folder)
