@@ -15,6 +15,7 @@ from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
 from interp.cache.reader import Store
 from interp.report_experts import expert_section
+from interp.report_measures import measure_sections
 from interp.report_sections import (
     divergence_section,
     notices,
@@ -28,6 +29,8 @@ from interp.results import TABLES, Results
 from interp.sentences import compared_sentence
 
 TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "best_baseline", "reason"}
+TEXT_COLUMNS |= {"by", "group", "over", "path", "ranked_by", "cluster", "matched_on", "token_class"}
+TEXT_COLUMNS |= {"committee_over"}
 
 
 def write_report(results: Results, store: Store, out: str | Path) -> None:
@@ -59,6 +62,7 @@ def render_report(results: Results, store: Store) -> str:
         usage_section(results, model),
         expert_section(results),
         probe_section(results, model),
+        measure_sections(results, model),
         token_section(results, store),
         run_section(results, store),
         other_absent(results),

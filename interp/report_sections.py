@@ -13,6 +13,7 @@ from interp.cache.records import CONDITIONS
 from interp.figure_style import LAYER_TITLE
 from interp.figures import divergence_figure, probe_figure, usage_figure
 from interp.report_html import figure_block, json_script, numbers_table, section
+from interp.report_measures import MEASURED
 from interp.results import DIVERGENCE_COLUMNS, Results
 from interp.sentences import LADDER, absent_sentences, unseen_sentence
 from interp.token_view import token_payload
@@ -211,6 +212,6 @@ def other_absent(results: Results) -> str:
     reasons = [
         f"{name}: {reason}"
         for name, reason in results.absent.items()
-        if not name.startswith(PANELS)
+        if not name.startswith((*PANELS, *MEASURED))
     ]
     return section("absent", "Also absent", "", reasons) if reasons else ""

@@ -60,7 +60,18 @@ MEASURES = (
     "margins",
 )
 """Tables that describe; those that judge come first in `TABLES`."""
-TABLES = ("usage", "divergence", "experts", "sources", "probes", *MEASURES)
+PROBE_TABLES = (
+    "probes",
+    "probes_chosen",
+    "probe_controls",
+    "grid",
+    "added",
+    "router_split",
+    "directions",
+    "direction_cosines",
+)
+"""Tables of probes; see docs/probes.md."""
+TABLES = ("usage", "divergence", "experts", "sources", *PROBE_TABLES, *MEASURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +84,21 @@ class Results:
     divergence: pd.DataFrame
     """Rows: layer. Jensen-Shannon divergence of benchmark and organic usage, in bits."""
     probes: pd.DataFrame
-    """Rows: site, layer, target, split, baseline. AUROC, 0.5 is chance."""
+    """Rows: site, layer, readout, target, split, baseline. AUROC, 0.5 is chance."""
+    probes_chosen: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, readout. The layer is chosen within the fitted prompts of each split."""
+    probe_controls: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, layer, readout. Control task, description length, untrained model."""
+    grid: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, readout, cell of wording and wrapper. Share called benchmark."""
+    added: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: readout, added, to. What usage adds to a residual stream, and the reverse."""
+    router_split: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer, readout, part. Probes of what the router can read, and of what it cannot."""
+    directions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, layer, readout. Length, spread and cosines; vectors: `study_directions`."""
+    direction_cosines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, readout, method, layer, other_layer. Cosine, -1 to 1."""
     experts: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: layer, expert. Effect of the condition, raw, token-adjusted and surface-adjusted, as
     shares of routed slots, with intervals, tests, equivalence and power; see docs/effects.md."""
@@ -87,8 +112,8 @@ class Results:
     load: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: condition, layer. Entropy (bits) and Gini coefficient; standing committee's share."""
     coactivation: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Rows: condition, layer, expert, other_expert: the 5 pairs with the largest absolute
-    `association` of those expected on 20 tokens or more, against independence."""
+    """Rows: condition, layer, expert, other_expert: the 3 pairs with the largest `association` and
+    the 3 with the least, against independence, of the pairs expected on 20 tokens or more."""
     paths: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: ranked_by, path: the 20 most frequent paths through two neighbouring layers, and the 20
     most specific to a condition, with their null."""

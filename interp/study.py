@@ -1,4 +1,4 @@
-"""One study: a store goes in, the tables of usage, divergence and probes come out."""
+"""One study: a store goes in; usage, divergence, tests, probes and measures come out."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from interp.analyses.divergence import usage_divergence
 from interp.analyses.evidence import Rule
-from interp.analyses.usage import expert_usage
 from interp.cache.reader import Store
 from interp.cache.records import CONDITIONS
 from interp.cache.versions import installed_versions
@@ -22,11 +20,16 @@ from interp.compared import (
     is_generated_only,
     without_tokens,
 )
-from interp.results import DIVERGENCE_COLUMNS, PROBE_COLUMNS, Results
-from interp.study_experts import expert_tables, source_table
-from interp.study_probes import empty, probe_features, probe_tables, too_few
+from interp.results import DIVERGENCE_COLUMNS, TABLES, Results
+from interp.study_added import RouterWeights
+from interp.study_described import Described
+from interp.study_experts import expert_tables, source_table, untested
+from interp.study_measures import MEASURES, measure_tables
+from interp.study_probes import empty, too_few
+from interp.study_probing import Probing, probe_study
+from interp.study_progress import Steps
 from interp.study_sham import sham_effect
-from interp.study_unseen import unseen_table
+from interp.study_usage import OTHER_KEYS, matched_table, usage_table
 from interp.verdict import verdict_facts, verdict_of
 
 
@@ -37,9 +40,15 @@ def analyze(
     n_permutations: int = 200,
     n_resamples: int = 10_000,
     rule: Rule | None = None,
+    targets: tuple[str, ...] = ("condition",),
+    segment: str = "",
+    untrained: Store | None = None,
+    router_weights: RouterWeights | None = None,
     progress: bool = True,
 ) -> Results:
     """Usage by condition, divergence with its null, tests of experts, and probes with baselines.
+
+    The descriptive measures of the field stand beside them, a small table each.
 
     Args:
         store: From `open_store`.
@@ -47,69 +56,107 @@ def analyze(
         n_permutations: Relabellings behind each null of the divergence.
         n_resamples: Resamples behind each test of all experts at once.
         rule: Thresholds of the verdict; those of DESIGN.md if None.
+        targets: Fields of the prompts for probes to tell apart; the condition always is.
+        segment: Probes also read the mean over the tokens of this one, such as `wrapper`.
+        untrained: The same prompts captured from an untrained model of the same shape.
+        router_weights: Of the model, by layer, as `interp.hooks.router_weights` gives them.
         progress: Show a bar on stderr.
 
     Returns:
         Tables as described in `interp.results`; what could not be computed is named in `absent`.
 
     Raises:
-        InputError: If the store has nothing to compare.
+        InputError: If the store has nothing to compare, a target or the segment is not known, or
+            the untrained store or the router's weights are of another model.
     """
+    probing = Probing(
+        targets=targets, segment=segment, untrained=untrained, router_weights=router_weights
+    )
     everything, rule = compared(store, CONDITIONS), rule or Rule()
-    layers = store.layout.layer_indices
-    n_probes = 2 * (2 * len(layers) + 2)
-    n_steps = n_permutations + n_probes
-    with tqdm(total=n_steps, desc="analyze", disable=not progress) as bar:
-        usage = expert_usage(
-            everything.expert_indices,
-            condition=everything.condition,
-            prompt_index=everything.prompt_index,
-            n_experts=store.layout.n_experts,
-            layer_indices=layers,
-        )
-        rng = np.random.default_rng(seed)
-        absent = without_tokens(store, everything)
-        divergence, probes = empty(DIVERGENCE_COLUMNS), empty(PROBE_COLUMNS)
-        experts, sources = empty(()), empty(())
-        tested: dict[str, Any] = {}
-        if not set(COMPARED) <= set(everything.condition):
+    absent = without_tokens(store, everything)
+    of = Described(of=everything, seed=seed, n_permutations=n_permutations)
+    tested: dict[str, Any] = {}
+    with Steps(shares(store.layout.n_layers, n_permutations), show=progress) as steps:
+        steps.start("usage")
+        tables: dict[str, Any] = {"usage": usage_table(of)}
+        tables |= dict.fromkeys(TABLES[1:], empty(()))
+        if not of.is_pair:
             only = " and ".join(sorted(set(everything.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
-            absent |= dict.fromkeys(("divergence", "experts", "probes"), sentence)
+            absent |= dict.fromkeys(("divergence", "experts"), sentence)
         else:
-            pair = compared(store, COMPARED)
-            try:
-                divergence, undefined = divergence_table(pair, rng, n_permutations, bar.update)
-                absent |= undefined
-            except ValueError as error:
-                absent["divergence"] = too_few(pair, error)
-            experts, tested = expert_tables(
-                pair, rng, n_resamples=n_resamples, margin=rule.margin(store.layout.n_experts)
+            of, rng = replace(of, of=compared(store, COMPARED)), np.random.default_rng(seed)
+            found, undefined = divergence_tables(of, rng, steps)
+            judged, tested, untested = tests_of_experts(
+                of, rng, steps, n_resamples=n_resamples, rule=rule
             )
-            tested["sham_effect"] = known(sham_effect(store, rng))
-            try:
-                sources = source_table(pair, rng)
-            except ValueError as error:
-                absent["experts_sources"] = f"Condition against source: {error}."
-            probes, unprobed = probe_tables(pair, rng, bar.update)
-            absent |= unprobed
-            unseen, reason = unseen_table(pair, rng, features=lambda: probe_features(pair))
-            absent |= {"probes_unseen": reason} if reason else {}
-            probes = pd.concat([probes, unseen], ignore_index=True) if len(unseen) else probes
-        bar.update(n_steps - bar.n)
+            tables |= {**found, **judged}
+            absent |= undefined | untested
+        steps.start("probes")
+        rng = np.random.default_rng((seed, 1))  # probes are the same whatever was tested before
+        probes, unprobed = probe_study(store, rng, probing=probing, advance=steps.advance)
+        tables, absent = tables | probes, absent | unprobed
+        measured, unmeasured = measure_tables(of, steps.start)
+        tables, absent = tables | measured, absent | unmeasured
     run = run_facts(store, everything, seed=seed, n_permutations=n_permutations)
-    results = Results(
-        usage=usage.to_frame(),
-        divergence=divergence,
-        experts=experts,
-        sources=sources,
-        probes=probes,
-        run=run | {"experts": tested, "rule": asdict(rule)},
-        absent=absent,
-    )
+    run |= {"experts": tested, "rule": asdict(rule)}
+    results = Results(**tables, run=run, absent=absent)
     if run["generated_only"]:  # they come after the treatment, and no verdict goes by them
         return results
     return replace(results, verdict=verdict_facts(verdict_of(results)))
+
+
+def shares(n_layers: int, n_permutations: int) -> dict[str, int]:
+    """The steps of a study in order, and roughly how much of its time each takes."""
+    n_probes = 2 * (2 * n_layers + 2)
+    unit = max(1, n_permutations // 20)
+    return {
+        "usage": unit,
+        "divergence": n_permutations,
+        "divergence_matched": len(OTHER_KEYS) * n_permutations,
+        "experts": 20 * unit,
+        "sources": 4 * unit,
+        "probes": 3 * n_probes * unit,
+        **dict.fromkeys(MEASURES, unit),
+    }
+
+
+def divergence_tables(
+    of: Described, rng: np.random.Generator, steps: Steps
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Divergence of the conditions, matched by token and by other keys; why some of it is empty."""
+    tables: dict[str, pd.DataFrame] = {}
+    steps.start("divergence")
+    try:
+        tables["divergence"], absent = divergence_table(
+            of.of, rng, of.n_permutations, steps.advance
+        )
+    except ValueError as error:
+        return {"divergence": empty(DIVERGENCE_COLUMNS)}, {"divergence": too_few(of.of, error)}
+    steps.start("divergence_matched")
+    tables["divergence_matched"], undefined = matched_table(of, steps.advance)
+    return tables, absent | undefined
+
+
+def tests_of_experts(
+    of: Described, rng: np.random.Generator, steps: Steps, *, n_resamples: int, rule: Rule
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, str]]:
+    """Tests of single experts and of the condition against sources, facts, and what is missing."""
+    steps.start("experts")
+    margin = rule.margin(of.tokens.n_experts)
+    experts, tested = expert_tables(of.of, rng, n_resamples=n_resamples, margin=margin)
+    tested["sham_effect"] = known(sham_effect(of.of.store, rng))
+    absent = untested(experts, tested["notes"])
+    steps.start("sources")
+    reason = ""
+    try:
+        sources = source_table(of.of, rng)
+        reason = str(sources.loc[sources["layer"].isna(), "reason"].iloc[0])
+    except ValueError as error:
+        sources, reason = empty(()), str(error)
+    if reason:
+        absent["experts_sources"] = f"Condition against source: {reason}."
+    return {"experts": experts, "sources": sources}, tested, absent
 
 
 def known(number: float) -> float | None:

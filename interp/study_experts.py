@@ -76,6 +76,19 @@ def is_paired(prompts: Prompts) -> bool:
 def expert_tables(
     pair: Compared, rng: np.random.Generator, *, n_resamples: int, margin: float
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """`tested_experts` of the tokens and prompts that a study compares."""
+    tokens, prompts = routed_tokens(pair), prompts_of(pair)
+    return tested_experts(tokens, prompts, rng, n_resamples=n_resamples, margin=margin)
+
+
+def tested_experts(
+    tokens: RoutedTokens,
+    prompts: Prompts,
+    rng: np.random.Generator,
+    *,
+    n_resamples: int,
+    margin: float,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Every expert's effect with its tests, its equivalence and the power to find it.
 
     Where two kinds of clusters are tested, the table has the larger p and the wider interval.
@@ -85,7 +98,6 @@ def expert_tables(
         One row per layer and expert, and the facts that belong to all of them: clusters, margin,
         what was adjusted for, and notes on what cannot be trusted.
     """
-    prompts, tokens = prompts_of(pair), routed_tokens(pair)
     clusters, lacking = clusters_to_test(prompts)
     every = [
         expert_effects(tokens, prompts, cluster=each, rng=rng, n_resamples=n_resamples)
@@ -107,6 +119,20 @@ def expert_tables(
     }
     organic = usage_of(tokens, among=~prompts.benchmark)
     return larger_p([_frame(each, margin, organic) for each in every]), facts
+
+
+def untested(experts: pd.DataFrame, notes: Sequence[str]) -> dict[str, str]:
+    """Why kinds of effects have no test of all experts at once, from the notes of the tests."""
+    kinds = {"raw_p_max_t": "raw", "p_max_t": "token-adjusted"}
+    kinds["surface_adjusted_p_max_t"] = "surface-adjusted"
+    missing = {kind for column, kind in kinds.items() if experts[column].isna().all()}
+    said = []
+    for note in notes:
+        _, _, rest = note.partition(": ")
+        of, _, reason = rest.partition(": ")
+        if missing & set(of.split(", ")):
+            said.append(f"No test of all experts at once ({of}): {reason}")
+    return {"experts_tests": " ".join(dict.fromkeys(said))} if said else {}
 
 
 def usage_of(
