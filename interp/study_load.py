@@ -11,7 +11,7 @@ from interp.analyses.load import expert_load, standing_committee
 from interp.analyses.saliency import expert_relevance, relevant_experts
 from interp.analyses.specialisation import domain_specialisation, vocabulary_specialisation
 from interp.analyses.usage import slots_by_prompt
-from interp.study_described import Described, best_rows
+from interp.study_described import PROMPTS_OF_A_GROUP, Described, best_rows
 
 PAIRS_SHOWN = 3
 """Pairs of each condition and layer in the table `coactivation`: so many of those most often
@@ -109,8 +109,8 @@ def specialisation_table(of: Described) -> pd.DataFrame:
     over, group = of.groups
     if not over:
         raise ValueError(
-            "neither domains nor sources give two groups of at least 5 prompts; name domains or "
-            "add prompts"
+            f"neither domains nor sources give two groups of at least {PROMPTS_OF_A_GROUP} "
+            "prompts, so nothing can be specific to one; name domains or add prompts"
         )
     found = domain_specialisation(of.tokens_among(group != ""), domain=group)
     everywhere = np.average(found.share, axis=0, weights=found.n_tokens)

@@ -12,7 +12,7 @@ from interp.analyses.paths import expert_paths
 from interp.analyses.saliency import reap_sums
 from interp.analyses.saturation import saturation_over_depth
 from interp.analyses.token_classes import class_npmi
-from interp.study_described import Described, best_rows
+from interp.study_described import PROMPTS_OF_A_GROUP, Described, best_rows
 from interp.study_experts import clusters_to_test
 from interp.study_load import (
     coactivation_table,
@@ -53,10 +53,12 @@ def measure_tables(
         except ValueError as error:
             said = str(error)
             absent[name] = f"{said[0].upper()}{said[1:]}."
-    if "load" in tables and tables["load"]["committee_share"].isna().all():
+    without = tables["load"].loc[tables["load"]["committee_share"].isna(), "condition"].unique()
+    if len(without):
         absent["load_committee"] = (
-            "A standing committee is what several domains or sources have in common, and no "
-            "condition has two with at least 5 prompts, so none is given."
+            "A standing committee is what several domains or sources have in common; the "
+            f"{' and '.join(without)} prompts have no two with at least {PROMPTS_OF_A_GROUP} "
+            "prompts, so they have none."
         )
     if of.kinds is None:
         sentence = (
