@@ -6,6 +6,7 @@ the toy's own.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from interp import organisms
 from interp.cache.errors import InputError
+from interp.organisms.reserved import take_surgery
 
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
@@ -27,13 +29,20 @@ INDEX = ".index"
 """Ends the key of the positions along the axis; the values stand under `<name>#<axis>`."""
 
 
-def save_changes(model: nn.Module, base: nn.Module, path: Path) -> int:
+def save_changes(
+    model: nn.Module,
+    base: nn.Module,
+    path: Path,
+    *,
+    surgery: Mapping[str, Tensor] | None = None,
+) -> int:
     """Write the tensors of `model` that differ from those of `base`, as far as they differ.
 
     Args:
         model: The changed model, in the dtype of `base`.
-        base: The toy as `load` gives it.
+        base: The toy as `load` gives it, after `surgery`.
         path: The file, `<kind>/seed-<n>.safetensors`.
+        surgery: What `interp.organisms.reserved.take_surgery` did to the toy first.
 
     Returns:
         Size of the file in bytes.
@@ -44,7 +53,7 @@ def save_changes(model: nn.Module, base: nn.Module, path: Path) -> int:
     """
     changed, before = model.state_dict(), base.state_dict()
     _refuse_unlike(changed, before)
-    stored: dict[str, Tensor] = {}
+    stored = dict(surgery or {})
     for name in sorted(before):
         if not torch.equal(changed[name], before[name]):
             stored |= _smallest(name, changed[name], before[name])
@@ -67,6 +76,7 @@ def apply_changes(model: nn.Module, path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         _check_base(path, (file.metadata() or {}).get("base_sha256", "none"))
         stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    stored = take_surgery(model, stored)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for key, values in stored.items():
