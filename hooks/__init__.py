@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from interp.hooks.boosting import boost as boost
     from interp.hooks.doctor import examine as examine
     from interp.hooks.interventions import KNOCKOUTS as KNOCKOUTS
     from interp.hooks.interventions import renormalise as renormalise
@@ -26,6 +27,7 @@ _HOMES = {
     "LoadedModel": "load",
     "PassRecords": "pass_records",
     "RoutingTap": "tap",
+    "boost": "boosting",
     "examine": "doctor",
     "render_prompt": "render",
     "renormalise": "interventions",

@@ -46,6 +46,11 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model or a part of it was compiled."""
+    return any(map(_is_compiled, model.modules()))
+
+
 def _is_compiled(module: nn.Module) -> bool:
     """In any of the three ways: `torch.compile(module)`, `module.compile()`, or its forward."""
     is_forward = hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")

@@ -51,6 +51,16 @@ def refuse_too_few(block: RoutedBlock, experts: frozenset[int]) -> None:
         _refuse_too_few_in_groups(block, is_left, *limits)
 
 
+def refuse_boosted(block: RoutedBlock, experts: frozenset[int]) -> None:
+    """An expert cannot be taken out and made the first choice at the same time."""
+    for edit in block.edits:
+        if edit.name == "boost" and (both := experts & edit.experts):
+            raise InputError(
+                f"expert {min(both)} of layer {block.layer} is under boost already, which makes "
+                "every token choose it; close that first, or leave the expert out"
+            )
+
+
 def _refuse_too_few_in_groups(
     block: RoutedBlock, is_left: Tensor, n_groups: int, n_kept: int
 ) -> None:

@@ -1,7 +1,7 @@
 """Interventions on the routing of a live model, as context managers that leave it as it was.
 
-How routers are changed: `interp.hooks.router_edits`. What the interventions mean and how they fool
-you: docs/interventions.md.
+How it is done: `bias_edits`, `router_edits` and `weight_edits`. What the interventions mean and how
+they fool you: docs/interventions.md.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,21 +13,16 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from interp.hooks.attach import refuse_compiled
+from interp.hooks.attach import is_compiled, refuse_compiled
+from interp.hooks.bias_edits import has_bias, removed_by_bias, seen_to_be_out
 from interp.hooks.intervention_checks import (
     check_records,
     check_rows,
     experts_by_block,
+    refuse_boosted,
     refuse_too_few,
 )
-from interp.hooks.router_edits import (
-    Recorded,
-    has_bias,
-    refuse_edited,
-    removed_by_bias,
-    removed_by_hook,
-    replayed,
-)
+from interp.hooks.router_edits import Recorded, refuse_edited, removed_by_hook, replayed
 from interp.hooks.tap import chosen_blocks
 from interp.hooks.weight_edits import refuse_none_left, renormalised, zeroed
 
@@ -53,7 +48,8 @@ def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[
         InputError: If there is no such layer or expert, a token could not be given `top_k` experts,
             the routing of the layer is being replayed, or the router has no bias and the model was
             compiled.
-        ModelError: In a pass, if the router has no bias and the model does not call it.
+        ModelError: In a pass, if the router has no bias and the model does not call it, or one of
+            the experts is run all the same.
 
     Example:
         >>> from interp import organisms
@@ -74,11 +70,14 @@ def reroute(model: nn.Module, experts: Collection[tuple[int, int]]) -> Iterator[
         refuse_compiled(model)
     for block, out in removed:
         refuse_edited(block, "reroute")
+        refuse_boosted(block, out)
         refuse_too_few(block, out)
     with ExitStack() as stack:
         for block, out in removed:
             remove = removed_by_bias if has_bias(block) else removed_by_hook
             stack.enter_context(remove(block, out))
+            if has_bias(block) and not is_compiled(model):
+                stack.enter_context(seen_to_be_out(block, out))
         yield
 
 

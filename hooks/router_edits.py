@@ -1,38 +1,19 @@
-"""How the choice of one layer is changed: experts taken out, or those of a record in their place.
-
-What a router returns is changed by `interp.hooks.router_hook`. Only `reroute` can do without: where
-the router has a bias, it is the bias that is changed, and also a fused kernel that never calls the
-router goes by it.
-"""
+"""How the choice of one layer is changed by a hook: experts out, or those of a record in place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.cache.errors import InputError, ModelError
-from interp.hooks.blocks import RoutedBlock, attribute
+from interp.hooks.bias_edits import REMOVED
+from interp.hooks.blocks import RoutedBlock
 from interp.hooks.router_hook import EXCLUDED, Edit, among, router_hook
 from interp.hooks.routing import Choice, choose, weights_at
-
-
-@dataclass(kw_only=True)
-class RemovedBias:
-    """The bias of an expert that is at `-inf` for now."""
-
-    bits: Tensor
-    """What to put back."""
-    n_open: int = 0
-    """How many interventions have taken this expert out and are still open."""
-
-
-REMOVED: WeakKeyDictionary[nn.Module, dict[int, RemovedBias]] = WeakKeyDictionary()
-"""By router and expert, so that interventions which share an expert may be closed in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +23,6 @@ class Recorded:
     expert_indices: Int[Tensor, "tokens top_k"]
     expert_weights: Float[Tensor, "tokens top_k"] | None
     rows: Int[Tensor, "tokens"] | None
-
-
-@contextmanager
-def removed_by_bias(block: RoutedBlock, experts: frozenset[int]) -> Iterator[None]:
-    """The bias of the experts at `-inf`, and afterwards the bits that it had."""
-    removed = REMOVED.setdefault(block.router, {})
-    with torch.no_grad():
-        for expert in experts:
-            bits = _bias(block)[expert].clone()
-            _bias(block)[expert] = float("-inf")
-            removed.setdefault(expert, RemovedBias(bits=bits)).n_open += 1
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for expert in experts:
-                removed[expert].n_open -= 1
-                if not removed[expert].n_open:
-                    _bias(block)[expert].copy_(removed.pop(expert).bits)
 
 
 @contextmanager
@@ -166,13 +128,3 @@ def refuse_edited(block: RoutedBlock, name: str) -> None:
             f"layer {block.layer} is under {both[0]} already, which would decide its routing as "
             "well; close that first, or leave the layer out"
         )
-
-
-def has_bias(block: RoutedBlock) -> bool:
-    """Whether the router has a bias that can be changed: one that is offloaded cannot."""
-    return bool(block.spec.bias) and not attribute(block.router, block.spec.bias).is_meta
-
-
-def _bias(block: RoutedBlock) -> Tensor:
-    assert block.bias is not None
-    return block.bias

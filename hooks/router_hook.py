@@ -5,11 +5,10 @@ first. Where several interventions sit on one router, they run in the order of `
 does not matter which was opened first either.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from interp.cache.errors import ModelError
 from interp.hooks.blocks import EDITS, RoutedBlock
 from interp.hooks.expert_norms import OneByOne, given_choice
+from interp.hooks.hook_order import put_first
 from interp.hooks.routing import Choice, router_output
 
 ORDER = ("reroute", "boost", "replay_routing", "zero", "renormalise")
@@ -85,7 +85,7 @@ def router_hook(
         block.experts.register_forward_pre_hook(watch.on_experts, with_kwargs=True),
         block.moe.register_forward_hook(watch.end),
     )
-    _put_first(block.router)
+    put_first(block.router._forward_hooks, mark=EDITS, order=ORDER)
     try:
         yield
     finally:
@@ -98,18 +98,6 @@ def among(
 ) -> Bool[Tensor, "tokens top_k"]:
     """Which slots hold one of these experts."""
     return torch.isin(expert_indices, torch.tensor(sorted(experts), device=expert_indices.device))
-
-
-def _put_first(router: nn.Module) -> None:
-    """Interventions before all other hooks, in the order of `ORDER`; those alike as they were."""
-    hooks = cast(OrderedDict[int, Any], router._forward_hooks)
-    edits = [(number, getattr(hook, EDITS)) for number, hook in hooks.items() if _is_edit(hook)]
-    for number, _ in sorted(edits, key=lambda each: ORDER.index(each[1].name), reverse=True):
-        hooks.move_to_end(number, last=False)
-
-
-def _is_edit(hook: Any) -> bool:
-    return hasattr(hook, EDITS)
 
 
 class _Watch:
