@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from interp.analyses.evidence import CausalEvidence as CausalEvidence
     from interp.analyses.evidence import Evidence as Evidence
     from interp.analyses.evidence import Rule as Rule
-    from interp.analyses.features import bag_of_tokens as bag_of_tokens
     from interp.analyses.features import length_features as length_features
     from interp.analyses.features import mean_by_prompt as mean_by_prompt
     from interp.analyses.features import routing_features as routing_features
@@ -99,11 +98,15 @@ if TYPE_CHECKING:
     from interp.analyses.probe_splits import index_splits as index_splits
     from interp.analyses.probe_study import ControlledProbe as ControlledProbe
     from interp.analyses.probe_study import controlled_probe as controlled_probe
-    from interp.analyses.probe_surface import hashed_ngrams as hashed_ngrams
+    from interp.analyses.probe_surface import bag_of_tokens as bag_of_tokens
     from interp.analyses.probe_surface import one_against_rest as one_against_rest
     from interp.analyses.probe_surface import surface_features as surface_features
     from interp.analyses.probe_sweep import Sweep as Sweep
     from interp.analyses.probe_sweep import sweep_probes as sweep_probes
+    from interp.analyses.probe_targets import MacroScore as MacroScore
+    from interp.analyses.probe_targets import field_splits as field_splits
+    from interp.analyses.probe_targets import macro_gain as macro_gain
+    from interp.analyses.probe_targets import macro_probe as macro_probe
     from interp.analyses.probes import ProbeScore as ProbeScore
     from interp.analyses.probes import probe as probe
     from interp.analyses.probes import shuffled_probe as shuffled_probe
@@ -156,6 +159,7 @@ _HOMES = {
     "Gain": "probe_gain",
     "GridScore": "probe_grid",
     "Jackknife": "jackknife",
+    "MacroScore": "probe_targets",
     "MatchedOn": "matched_on",
     "MaxT": "relabelling",
     "Power": "power",
@@ -184,7 +188,7 @@ _HOMES = {
     "added_by": "probe_blocks",
     "auroc_gain_interval": "held_out_sources",
     "auroc_over_source_pairs": "held_out_sources",
-    "bag_of_tokens": "features",
+    "bag_of_tokens": "probe_surface",
     "best_baseline": "probe_gain",
     "between_source_variation": "between_sources",
     "class_npmi": "token_classes",
@@ -206,15 +210,17 @@ _HOMES = {
     "expert_paths": "paths",
     "expert_relevance": "saliency",
     "expert_usage": "usage",
+    "field_splits": "probe_targets",
     "gain": "probe_gain",
     "grid_probe": "probe_grid",
-    "hashed_ngrams": "probe_surface",
     "held_out_source_pairs": "held_out_sources",
     "index_splits": "probe_splits",
     "jensen_shannon_bits": "divergence",
     "length_features": "features",
     "load_entropy_bits": "load",
     "load_gini": "load",
+    "macro_gain": "probe_targets",
+    "macro_probe": "probe_targets",
     "match_key": "matched_on",
     "max_t_test": "relabelling",
     "mean_by_prompt": "features",

@@ -3,7 +3,6 @@
 import numpy as np
 from einops import rearrange, reduce
 from jaxtyping import Float, Integer
-from scipy.sparse import csr_array
 
 from interp.analyses.usage import received_by_prompt
 
@@ -40,28 +39,6 @@ def length_features(
     n_tokens = np.bincount(prompt_index, minlength=n_prompts).astype(float)
     n_tokens[n_tokens == 0] = np.nan
     return rearrange(np.log(n_tokens), "prompts -> prompts 1")
-
-
-def bag_of_tokens(
-    token_id: Integer[np.ndarray, "tokens"],
-    *,
-    prompt_index: Integer[np.ndarray, "tokens"],
-    n_prompts: int,
-) -> csr_array:
-    """`log(1 + count)` of each token id in each prompt, order ignored.
-
-    Columns are the ids that occur, rising. A probe learns nothing from an id that only held-out
-    prompts have: its weight stays 0 under the L2 penalty. So the vocabulary does not leak.
-
-    Returns:
-        [prompts ids], sparse.
-    """
-    _, column = np.unique(token_id, return_inverse=True)
-    counts = csr_array(
-        (np.ones(len(column)), (prompt_index, column)), shape=(n_prompts, int(column.max()) + 1)
-    )
-    counts.sum_duplicates()
-    return counts.log1p()
 
 
 def mean_by_prompt(

@@ -176,9 +176,11 @@ def router_split(
     basis = rows[:rank]
     drawn, _ = np.linalg.qr(rng.normal(size=(features.shape[1], rank)))
     inside = features @ basis.T
+    # A column within the row space has nothing left but rounding, which a probe would standardise.
+    has_rest = 1.0 - np.square(basis).sum(axis=0) > 1e-9
     return RouterSplit(
         row_space=inside,
-        complement=features - inside @ basis,
+        complement=np.where(has_rest, features - inside @ basis, 0.0),
         random_space=features @ drawn,
         basis=basis,
     )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_metrics import mean_estimate
 from interp.analyses.probe_splits import Splits, cluster_splits
-from interp.analyses.probes import STRENGTHS, ProbeScore, held_out_scores, probe
+from interp.analyses.probes import STRENGTHS, ProbeScore, held_out_scores, probe, scored
 
 CELLS = ("organic-chat", "organic-exam", "benchmark-chat", "benchmark-exam")
 """Wording, then wrapper. The first and the last are the diagonal, the condition."""
@@ -110,7 +110,14 @@ def grid_probe(
         shares[number] = estimate.value
         lows[number], highs[number] = estimate.interval(share=True)
     return GridScore(
-        diagonal=probe(features, target=benchmark_wording, splits=on_diagonal, **common),
+        diagonal=scored(
+            np.where(on_diagonal.held_out, everywhere.score, np.nan),
+            target=benchmark_wording,
+            splits=on_diagonal,
+            cluster=cluster,
+            strength=everywhere.strength,
+            candidate=everywhere.candidate,
+        ),
         called_benchmark=shares,
         called_benchmark_low=lows,
         called_benchmark_high=highs,

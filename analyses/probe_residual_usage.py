@@ -37,6 +37,8 @@ class WithinTokenUsage:
         self._times = np.bincount(of_token, minlength=len(cells)).astype(np.float64)
         self._share = _shares(expert_indices, of_token, len(cells), n_experts)
         self._shape = n_prompts, n_ids
+        own = self._of[self._prompt] * n_ids + self._id
+        self._n_own, self._own = _numbered(own)
 
     def __call__(self, fitted: Bool[np.ndarray, "prompts"]) -> Float[np.ndarray, "prompts experts"]:
         """Features of every prompt; 0 where no token of a prompt can be foretold."""
@@ -44,10 +46,8 @@ class WithinTokenUsage:
         learnt = fitted[self._prompt]
         times = _summed(self._id, self._times * learnt, n_ids)
         share = _grouped(self._id, learnt, n_ids) @ self._share
-        own = self._of[self._prompt] * n_ids + self._id
-        keys, same = np.unique(own, return_inverse=True)
-        own_times = _summed(same, self._times * learnt, len(keys))[same]
-        own_share = (_grouped(same, learnt, len(keys)) @ self._share)[same]
+        own_times = _summed(self._own, self._times * learnt, self._n_own)[self._own]
+        own_share = (_grouped(self._own, learnt, self._n_own) @ self._share)[self._own]
         left = times[self._id] - own_times
         known = left > 0.5
         foretold = (share[self._id] - own_share) / np.where(known, left, 1.0)[:, None]
@@ -55,6 +55,12 @@ class WithinTokenUsage:
         total = _grouped(self._prompt, np.ones(len(rest), dtype=bool), n_prompts) @ rest
         counted = _summed(self._prompt, self._times * known, n_prompts)
         return np.asarray(total / np.maximum(counted, 1.0)[:, None])
+
+
+def _numbered(key: Int[np.ndarray, "cells"]) -> tuple[int, Int[np.ndarray, "cells"]]:
+    """How many different keys there are, and the number of each."""
+    keys, number = np.unique(key, return_inverse=True)
+    return len(keys), number.astype(np.int64)
 
 
 def _shares(

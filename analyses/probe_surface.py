@@ -18,22 +18,24 @@ def surface_features(
     """Every surface baseline of these prompts, by name.
 
     Returns:
-        `length`, `position`, `ngrams`, `template` (only where there are two or more) and `logprob`
-        (only where it is known for a token of every prompt).
+        `length`, `position`, `bag_of_tokens` (its columns that are not empty), `template` (only
+        where there are two or more) and `logprob` (only where it is known for a token of every
+        prompt).
     """
     n_prompts = len(prompts.benchmark)
+    bag = bag_of_tokens(
+        tokens.token_id,
+        tokens.previous_token_id,
+        prompt_index=tokens.prompt_index,
+        n_prompts=n_prompts,
+        n_buckets=n_buckets,
+    )
     found: dict[str, Float[np.ndarray, "prompts d"] | csr_array] = {
         "length": length_features(tokens.prompt_index, n_prompts=n_prompts),
         "position": position_features(
             tokens.position, prompt_index=tokens.prompt_index, n_prompts=n_prompts
         ),
-        "ngrams": hashed_ngrams(
-            tokens.token_id,
-            tokens.previous_token_id,
-            prompt_index=tokens.prompt_index,
-            n_prompts=n_prompts,
-            n_buckets=n_buckets,
-        ),
+        "bag_of_tokens": bag[:, np.unique(bag.indices)],
     }
     if len(np.unique(prompts.template)) > 1:
         found["template"] = flag_features(prompts.template)
@@ -45,7 +47,7 @@ def surface_features(
     return found
 
 
-def hashed_ngrams(
+def bag_of_tokens(
     token_id: Integer[np.ndarray, "tokens"],
     previous_token_id: Integer[np.ndarray, "tokens"],
     *,
@@ -71,7 +73,7 @@ def hashed_ngrams(
 
     Example:
         >>> once = np.array([7])
-        >>> bag = hashed_ngrams(once, once - 8, prompt_index=once - 7, n_prompts=1)
+        >>> bag = bag_of_tokens(once, once - 8, prompt_index=once - 7, n_prompts=1)
         >>> bag.shape, bag.nnz, float(abs(bag).sum().round(3))
         ((1, 262144), 1, 0.693)
     """

@@ -69,17 +69,19 @@ class ProbeScore:
         target: str = "condition",
         split: str = "item",
         baseline: str = "",
+        readout: str = "",
     ) -> pd.DataFrame:
         """One row, labelled with where the features came from; `layer` is NaN for none."""
         row: dict[str, object] = {
             "site": site,
             "layer": float(layer),
+            "readout": readout,
             "target": target,
             "split": split,
         }
         for name in METRICS:
             row |= {name + end: getattr(self, name + end) for end in ("", "_low", "_high")}
-        row |= {"baseline": baseline, "n_prompts": self.n_prompts, "n_groups": self.n_clusters}
+        row |= {"baseline": baseline, "n_prompts": self.n_prompts, "n_clusters": self.n_clusters}
         return pd.DataFrame([row])
 
 
@@ -205,20 +207,40 @@ def held_out_scores(
             named[name], target=target, fitted=fitted, scored=held_out, strengths=[strength]
         )[0]
         chosen.append((name, strength))
+    return scored(
+        score,
+        target=target,
+        splits=splits,
+        cluster=cluster,
+        strength=np.array([strength for _, strength in chosen]),
+        candidate=np.array([name for name, _ in chosen]),
+    )
+
+
+def scored(
+    score: Float[np.ndarray, "splits prompts"],
+    *,
+    target: Bool[np.ndarray, "prompts"],
+    splits: Splits,
+    cluster: Shaped[np.ndarray, "prompts"],
+    strength: Float[np.ndarray, "splits"],
+    candidate: Shaped[np.ndarray, "splits"],
+) -> ProbeScore:
+    """The numbers of probes whose log-odds of held-out prompts are known."""
     numbers: dict[str, float] = {}
     found = estimates(score, target=target, splits=splits, cluster=cluster)
     for name, share in METRICS.items():
         low, high = found[name].interval(share=share)
         numbers |= {name: found[name].value, f"{name}_low": low, f"{name}_high": high}
-    scored = splits.held_out.any(axis=0)
+    held_out = splits.held_out.any(axis=0)
     return ProbeScore(
         **numbers,
-        n_prompts=int(scored.sum()),
-        n_clusters=len(np.unique(cluster[scored])),
+        n_prompts=int(held_out.sum()),
+        n_clusters=len(np.unique(cluster[held_out])),
         target=target,
         cluster=cluster,
         splits=splits,
         score=score,
-        strength=np.array([strength for _, strength in chosen]),
-        candidate=np.array([name for name, _ in chosen]),
+        strength=strength,
+        candidate=candidate,
     )

@@ -121,7 +121,7 @@ def probe_figure(probes: pd.DataFrame, *, model: str) -> go.Figure:
     lay_out(
         figure,
         title="Probes of the condition by layer",
-        subtitle=f"{model} · n = {first.n_prompts:,.0f} prompts in {first.n_groups:,.0f} items; "
+        subtitle=f"{model} · n = {first.n_prompts:,.0f} prompts in {first.n_clusters:,.0f} items; "
         "no item on both sides of a split · bars and bands: 95 % intervals",
         summary=probe_sentence(probes),
     )

@@ -30,7 +30,8 @@ from interp.sentences import compared_sentence
 
 TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "best_baseline", "reason"}
 TEXT_COLUMNS |= {"by", "group", "over", "path", "ranked_by", "cluster", "matched_on", "token_class"}
-TEXT_COLUMNS |= {"committee_over"}
+TEXT_COLUMNS |= {"committee_over", "readout", "kind", "cell", "part", "added", "to", "method"}
+TEXT_COLUMNS |= {"layers_chosen"}
 
 
 def write_report(results: Results, store: Store, out: str | Path) -> None:

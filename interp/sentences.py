@@ -158,7 +158,7 @@ def _best_clause(best: pd.Series | None, n_probes: int) -> str:
         )
     said = f"The best of {n_probes} probes reads the condition from {where} with AUROC {reached}."
     if best.auroc_low == best.auroc_high:
-        said += f" An interval without width only says that all {best.n_groups:,.0f} items agree."
+        said += f" An interval without width only says that all {best.n_clusters:,.0f} items agree."
     return said
 
 

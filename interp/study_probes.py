@@ -1,23 +1,21 @@
-"""The probes of a study: every site and layer, with controls and baselines beside it."""
+"""The probes of a study: every site, layer and readout, with controls and baselines beside it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from interp.analyses.features import (
-    bag_of_tokens,
-    length_features,
-    mean_by_prompt,
-    routing_features,
-)
+from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_gain import best_baseline, gain
 from interp.analyses.probe_splits import cluster_splits
+from interp.analyses.probe_surface import surface_features
 from interp.analyses.probes import ProbeScore, probe, shuffled_probe
 from interp.compared import COMPARED, Compared
 from interp.results import PROBE_COLUMNS
+from interp.study_experts import prompts_of, routed_tokens
+from interp.study_features import Reading, readings
+from interp.study_probe_controls import Controls
 
 
 def too_few(pair: Compared, error: ValueError) -> str:
@@ -30,91 +28,83 @@ def too_few(pair: Compared, error: ValueError) -> str:
 
 
 def probe_tables(
-    pair: Compared, rng: np.random.Generator, advance: Callable[[int], Any]
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Probes of the condition at every site and layer, each with shuffled labels beside it.
+    pair: Compared,
+    rng: np.random.Generator,
+    advance: Callable[[int], Any],
+    *,
+    untrained: Compared | None = None,
+    segment: str = "",
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Probes of the condition at every site and layer, each with its controls beside it.
 
-    Those of routing and residuals have their gain over the best baseline, which come first.
+    Those of routing and residuals have their gain over the best surface baseline. All real probes
+    share one set of folds, so that layers and baselines can be compared.
 
-    All real probes share one set of folds, so that layers and baselines can be compared.
+    Args:
+        pair: What is compared.
+        rng: Source of chance.
+        advance: Called with the number of probes done.
+        untrained: The same prompts in a store of an untrained model, if there is one.
+        segment: As for `readings`.
 
     Returns:
-        The table, and the panels that stay empty with their reason.
+        The tables `probes` and `probe_controls`, and the panels that stay empty with their reason.
     """
-    absent = {}
-    reason = no_resid(pair)
-    if reason:
-        absent["probes_resid_post"] = reason
+    absent: dict[str, str] = {}
     try:
         splits = cluster_splits(pair.benchmark, pair.item, rng=rng)
+        alike: dict[str, Any] = {"target": pair.benchmark, "cluster": pair.item, "rng": rng}
+        baselines = {
+            name: probe(each, splits=splits, **alike) for name, each in surface_of(pair).items()
+        }
     except ValueError as error:
-        return empty(PROBE_COLUMNS), absent | {"probes": too_few(pair, error)}
-    tables: list[pd.DataFrame] = []
-    baselines: dict[str, ProbeScore] = {}
-    for site, layer, features in probe_features(pair):
-        is_baseline = np.isnan(layer)
-        labels: dict[str, Any] = {"target": pair.benchmark, "cluster": pair.item, "rng": rng}
-        row: dict[str, Any] = {"site": site, "layer": layer}
-        real = probe(features, splits=splits, **labels)
-        shuffled = shuffled_probe(features, **labels)
-        if is_baseline:
-            baselines[site] = real
-            tables.append(real.to_frame(**row, baseline=site))
-        else:
-            over = gain(real, baselines[best_baseline(baselines)])
-            tables.append(pd.concat([real.to_frame(**row), over.to_frame()], axis=1))
-        tables.append(shuffled.to_frame(**row, baseline="shuffled"))
-        advance(2)
-    return pd.concat(tables, ignore_index=True), absent
+        return {}, {"probes": too_few(pair, error), "probe_controls": too_few(pair, error)}
+    tables = [each.to_frame(site=name, baseline=name) for name, each in baselines.items()]
+    best = best_baseline(baselines)
+    controls = Controls.of(pair, untrained, absent=absent)
+    rows = []
+    for reading in readings(pair, cluster=pair.item, absent=absent, segment=segment):
+        real = probe(reading.features, splits=splits, **alike)
+        over = gain(real, baselines[best]).to_frame().assign(best_baseline=best)
+        tables.append(pd.concat([_row(real, reading), over], axis=1))
+        shuffled = _shuffled(reading.features, alike, absent)
+        if shuffled is not None:
+            tables.append(_row(shuffled, reading, baseline="shuffled"))
+        rows.append(controls.row(reading, real=real, shuffled=shuffled, rng=rng))
+        advance(1)
+    found = {"probes": pd.concat(tables, ignore_index=True), "probe_controls": pd.DataFrame(rows)}
+    return found, absent
 
 
-def probe_features(pair: Compared) -> Iterator[tuple[str, float, Any]]:
-    """Site, layer (NaN for a baseline) and `[prompts d]` features of every probe."""
-    store, n_prompts = pair.store, len(pair.prompt)
-    of_prompt: dict[str, Any] = {"prompt_index": pair.prompt_index, "n_prompts": n_prompts}
-    yield "length", np.nan, length_features(**of_prompt)
-    yield "bag_of_tokens", np.nan, bag_of_tokens(store.token_id[pair.token], **of_prompt)
-    usage = routing_features(pair.expert_indices, n_experts=store.layout.n_experts, **of_prompt)
-    for column, layer in enumerate(store.layout.layer_indices):
-        yield "routing", layer, usage[:, column]
-    if not no_resid(pair):
-        for layer in store.layout.layer_indices:
-            yield "resid_post", layer, resid_features(pair, layer)
+def surface_of(pair: Compared) -> Mapping[str, FeatureSource]:
+    """Every surface baseline of some prompts."""
+    return surface_features(routed_tokens(pair), prompts_of(pair))
 
 
-def no_resid(pair: Compared) -> str:
-    """Why there can be no probe on `resid_post`, as a sentence; empty if there can."""
+def _row(found: ProbeScore, reading: Reading, baseline: str = "") -> pd.DataFrame:
+    return found.to_frame(
+        site=reading.site, layer=reading.layer, readout=reading.readout, baseline=baseline
+    )
+
+
+def _shuffled(
+    features: FeatureSource, alike: Mapping[str, Any], absent: dict[str, str]
+) -> ProbeScore | None:
+    """The shuffled control, unless the shuffle leaves too few of a class to fit on."""
+    try:
+        return shuffled_probe(features, **alike)
+    except ValueError as error:
+        absent["probes_shuffled"] = f"Shuffled labels left nothing to fit on: {error}."
+        return None
+
+
+def n_probes(pair: Compared) -> int:
+    """How many readings the store has at most, for a bar of progress."""
     layout = pair.store.layout
-    if "resid_post" not in layout.resid_sites:
-        return (
-            "The store holds no residual streams (resid_post), so no probe can be trained on them."
-        )
-    without = np.isnan(resid_features(pair, layout.layer_indices[0])).all(axis=1)
-    if not without.any():
-        return ""
-    return (
-        f"{int(without.sum())} of {len(without)} prompts kept no residual stream (resid_post) of a "
-        "token that takes part, so no probe is trained on it; capture with positions last_content."
-    )
+    n_routing = layout.n_layers * (3 if layout.router_logits else 2)
+    return n_routing + sum(len(layers) for layers in pair.store.resid_layers.values())
 
 
-def resid_features(pair: Compared, layer: int) -> Float[np.ndarray, "prompts d_model"]:
-    """Mean of `resid_post` over the captured positions of each prompt that take part.
-
-    Returns:
-        NaN for a prompt without such a position.
-    """
-    residuals = pair.store.resid("resid_post", layer)
-    place = np.searchsorted(pair.token, residuals.token_index)
-    place[place == len(pair.token)] = 0
-    used = pair.token[place] == residuals.token_index
-    return mean_by_prompt(
-        residuals.values[used],
-        prompt_of_row=pair.prompt_index[place[used]],
-        n_prompts=len(pair.prompt),
-    )
-
-
-def empty(columns: Sequence[str]) -> pd.DataFrame:
+def empty(columns: Sequence[str] = PROBE_COLUMNS) -> pd.DataFrame:
     """A table without rows."""
     return pd.DataFrame(columns=list(columns))

@@ -112,7 +112,7 @@ def _probe(
         "auroc_high": min(1.0, auroc + half_width),
         "baseline": baseline,
         "n_prompts": 322,
-        "n_groups": 60,
+        "n_clusters": 60,
     }
 
 

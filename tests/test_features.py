@@ -9,8 +9,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from interp.analyses.probe_residual_usage import WithinTokenUsage
 from interp.analyses.probe_surface import (
+    bag_of_tokens,
     flag_features,
-    hashed_ngrams,
     logprob_features,
     one_against_rest,
     position_features,
@@ -46,7 +46,7 @@ def tokens(seed: int = 0, n_prompts: int = 12) -> tuple[RoutedTokens, Prompts]:
     )
 
 
-def test_hashed_ngrams_have_the_inner_products_of_exact_counts() -> None:
+def test_the_bag_of_tokens_has_the_inner_products_of_exact_counts() -> None:
     routed, prompts = tokens()
     n_prompts = len(prompts.benchmark)
     texts = [
@@ -55,7 +55,7 @@ def test_hashed_ngrams_have_the_inner_products_of_exact_counts() -> None:
     ]
     counts = CountVectorizer(ngram_range=(1, 2)).fit_transform(texts).astype(float)
     exact = np.log1p(counts.toarray())
-    hashed = hashed_ngrams(
+    hashed = bag_of_tokens(
         routed.token_id,
         routed.previous_token_id,
         prompt_index=routed.prompt_index,
@@ -69,7 +69,7 @@ def test_signs_let_collisions_cancel_on_average() -> None:
     rng = np.random.default_rng(0)
     ids = rng.choice(200_000, 4000, replace=False)
     halves = np.arange(4000) // 2000  # two prompts without a common token
-    rows = hashed_ngrams(ids, np.full(4000, -1), prompt_index=halves, n_prompts=2, n_buckets=256)
+    rows = bag_of_tokens(ids, np.full(4000, -1), prompt_index=halves, n_prompts=2, n_buckets=256)
     product = float((rows @ rows.T).toarray()[0, 1])
     norm = 2000 * np.log(2) ** 2
     assert abs(product) < 4 * norm / np.sqrt(256)  # unsigned, it would be 2000 / 256 norms
@@ -117,7 +117,7 @@ def test_surface_leaves_out_what_the_prompts_do_not_have() -> None:
     assert list(surface_features(routed, prompts)) == [
         "length",
         "position",
-        "ngrams",
+        "bag_of_tokens",
         "template",
         "logprob",
     ]
@@ -134,7 +134,7 @@ def test_surface_leaves_out_what_the_prompts_do_not_have() -> None:
         item=prompts.item,
         template=np.full(len(prompts.item), ""),
     )
-    assert list(surface_features(blind, bare)) == ["length", "position", "ngrams"]
+    assert list(surface_features(blind, bare)) == ["length", "position", "bag_of_tokens"]
 
 
 def test_flags_are_one_for_the_own_template() -> None:

@@ -232,7 +232,7 @@ def probe_table(**scores: tuple[float, float, float]) -> pd.DataFrame:
             "auroc": auroc,
             "auroc_low": low,
             "auroc_high": high,
-            "n_groups": 20,
+            "n_clusters": 20,
         }
         for site, (auroc, low, high) in scores.items()
     ]

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.analyses.features import (
-    bag_of_tokens,
     length_features,
     mean_by_prompt,
     routing_features,
 )
 from interp.analyses.probe_choice import log_odds
 from interp.analyses.probe_splits import fold_splits, grouped_folds
+from interp.analyses.probe_surface import bag_of_tokens
 from interp.analyses.probes import probe, shuffled_probe
 
 
@@ -144,6 +144,7 @@ def test_frame_names_the_columns_of_the_design() -> None:
     assert np.isnan(row.pop("layer"))
     assert row == {
         "site": "length",
+        "readout": "",
         "target": "condition",
         "split": "item",
         "auroc": result.auroc,
@@ -160,7 +161,7 @@ def test_frame_names_the_columns_of_the_design() -> None:
         "bits_high": result.bits_high,
         "baseline": "length",
         "n_prompts": 24,
-        "n_groups": 12,
+        "n_clusters": 12,
     }
 
 
@@ -221,17 +222,20 @@ def test_routing_features_are_the_shares_of_a_loop_over_tokens() -> None:
 
 def test_bag_of_tokens_is_the_logarithm_of_counts() -> None:
     token_id = np.array([9, 9, 4, 9, 7])
-    bag = bag_of_tokens(token_id, prompt_index=np.array([0, 0, 0, 2, 2]), n_prompts=3)
-    expected = np.log1p([[1, 0, 2], [0, 0, 0], [0, 1, 1]])  # columns 4, 7, 9
-    np.testing.assert_allclose(bag.toarray(), expected)
+    alone = np.full(5, -1)  # no token before, so no pairs
+    bag = bag_of_tokens(token_id, alone, prompt_index=np.array([0, 0, 0, 2, 2]), n_prompts=3)
+    counts = np.sort(abs(bag).toarray(), axis=1)[:, -2:]
+    np.testing.assert_allclose(counts, np.log1p([[1, 2], [0, 0], [1, 1]]))
 
 
 def test_ids_of_held_out_prompts_alone_do_not_change_their_scores() -> None:
     rng = np.random.default_rng(0)
     target, fold = np.arange(40) % 2 == 0, np.arange(40) // 20
     token_id = rng.integers(0, 20, 400) + 20 * (np.arange(400) // 200) * (rng.random(400) < 0.5)
-    bag = bag_of_tokens(token_id, prompt_index=np.arange(400) // 10, n_prompts=40)
-    seen = np.flatnonzero(bag[fold == 0].sum(axis=0) > 0)
+    alone = np.full(400, -1)
+    bag = bag_of_tokens(token_id, alone, prompt_index=np.arange(400) // 10, n_prompts=40)
+    bag = bag[:, np.unique(bag.indices)]
+    seen = np.flatnonzero(abs(bag[fold == 0]).sum(axis=0) > 0)
     assert len(seen) < bag.shape[1]
     whole, cut = (
         log_odds(of, target=target, fitted=fold == 0, scored=fold == 1, strengths=[10.0])

@@ -16,7 +16,6 @@ from interp.cache.writer import StoreWriter
 from interp.compared import compared
 from interp.results import read_results, write_results
 from interp.study import analyze
-from interp.study_probes import resid_features
 
 N_ITEMS, N_TOKENS, N_EXPERTS, D_MODEL = 24, 30, 8, 6
 LAYOUT = Layout(
@@ -118,10 +117,10 @@ def test_only_the_layer_with_an_effect_has_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_baselines_and_shuffled_labels_stand_beside_the_probes(tmp_path: Path) -> None:
     probes = analyze(stored(tmp_path / "a.moe"), n_permutations=5, progress=False).probes
-    surface = probes[probes["baseline"].isin(["length", "bag_of_tokens"])]
-    assert list(surface["site"]) == ["length", "bag_of_tokens"]
+    surface = probes[probes["baseline"] == probes["site"]]
+    assert list(surface["site"]) == ["length", "position", "bag_of_tokens"]
     shuffled = probes[probes["baseline"] == "shuffled"]
-    assert len(shuffled) == 2 * 2 + 2
+    assert len(shuffled) == 3 * 2
     assert ((shuffled["auroc"] > 0.2) & (shuffled["auroc"] < 0.8)).all()
 
 
@@ -149,43 +148,14 @@ def test_generated_tokens_are_used_and_named_where_there_is_nothing_else(tmp_pat
 
 
 @pytest.mark.slow
-def test_residual_features_are_means_over_the_rows_that_take_part(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    rows = np.array([0, 5, 9, 29])  # 0 is template and plays no part
-    with StoreWriter(
-        tmp_path / "a.moe", layout=LAYOUT, provenance={"model": "simulated"}, part_mb=0.02
-    ) as writer:
-        for item in range(N_ITEMS):
-            for condition in ("mixed", "benchmark", "organic"):
-                values = rng.normal(size=(2, 4, D_MODEL)).astype(np.float32)
-                resid = {("resid_post", 1): values[0], ("resid_post", 3): values[1]}
-                writer.add(prompt(rng, item, condition, resid_token_index=rows, resid=resid))
-    store = open_store(tmp_path / "a.moe")
-    assert len(store.manifest["parts"]) > 2
-    pair = compared(store, ("benchmark", "organic"))
-    for layer in (1, 3):
-        held = store.resid("resid_post", layer)
-        expected = []
-        for number, condition in enumerate(store.prompts["condition"]):
-            ours = [
-                value
-                for value, token in zip(held.values, held.token_index, strict=True)
-                if store.prompt_index[token] == number and store.position[token] != 0
-            ]
-            if condition != "mixed":
-                assert len(ours) == 3
-                expected.append(np.mean(ours, axis=0))
-        np.testing.assert_allclose(resid_features(pair, layer), expected, atol=1e-6)
-
-
-@pytest.mark.slow
 def test_prompts_without_a_residual_that_takes_part_leave_the_probe_out(tmp_path: Path) -> None:
     store = stored(tmp_path / "a.moe", resid_token_index=np.array([1]))
     results = analyze(store, n_permutations=5, progress=False)
-    assert results.absent["probes_resid_post"].startswith(
+    assert results.absent["probes_last_content"].startswith(
         "48 of 48 prompts kept no residual stream"
     )
-    assert set(results.probes["site"]) == {"length", "bag_of_tokens", "routing"}
+    assert "resid_post" not in set(results.probes["site"])
+    assert "routing" in set(results.probes["site"])
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from interp.cache.reader import open_store
 from interp.cache.writer import StoreWriter
 from interp.compared import COMPARED, compared
 from interp.sentences import unseen_sentence
-from interp.study_probes import probe_features
-from interp.study_unseen import unseen_splits, unseen_table
+from interp.study_unseen import held_out, unseen_probes, unseen_splits
 from tests.test_study import LAYOUT, prompt
 
 
@@ -44,8 +43,8 @@ def test_of_paired_items_templates_are_held_out() -> None:
     given = prompts("bobobobo", source="mmmmmmmm", item="11223344", template="wxyzwxyz")
     split, splits, _ = unseen_splits(given, np.random.default_rng(0))
     assert split == "template"
-    for fitted, held_out in splits:
-        assert not set(given.template[fitted]) & set(given.template[held_out])
+    for fitted, left_out in splits:
+        assert not set(given.template[fitted]) & set(given.template[left_out])
 
 
 def test_a_source_that_is_all_of_a_condition_is_named() -> None:
@@ -67,18 +66,21 @@ def of_sources(tmp_path: Path) -> Path:
     return tmp_path / "a.moe"
 
 
+@pytest.mark.slow
 def test_the_headline_is_the_gain_on_pairs_of_sources(of_sources: Path) -> None:
     pair = compared(open_store(of_sources), COMPARED)
-    table, reason = unseen_table(
-        pair, np.random.default_rng(0), features=lambda: probe_features(pair)
-    )
-    assert reason == ""
+    held = held_out(pair, np.random.default_rng(0))
+    assert held.reason == ""
+    found = unseen_probes(pair, held, np.random.default_rng(0))
+    table = found.probes
+    assert found.layer_of["resid_post", "last_content"] == 3
+    assert (found.chosen["split"] == "source_pair").all()
     assert set(table["split"]) == {"source_pair"}
-    assert {"length", "position", "ngrams"} <= set(table["baseline"])
+    assert {"length", "position", "bag_of_tokens"} <= set(table["baseline"])
     real = table[table["baseline"] == ""].set_index(["site", "layer"])
     assert real["auroc"]["resid_post", 3] > 0.95
     surface = table[table["baseline"] == real["best_baseline"].iloc[0]]["auroc"].iloc[0]
     np.testing.assert_allclose(real["gain"], real["auroc"] - surface)
     said = unseen_sentence(table)
-    assert said.startswith("On sources that the probe never saw: the best of 4 probes")
+    assert said.startswith("On sources that the probe never saw: the best of 6 probes")
     assert unseen_sentence(pd.DataFrame({"split": ["item"], "auroc": [1.0]})) == ""
