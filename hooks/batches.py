@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,15 @@ from interp.hooks.render import RenderedPrompt
 from interp.hooks.tap import RoutingTap
 
 PaddingSide = Literal["left", "right"]
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """What can be put into a batch: a rendered prompt, or any other tokens."""
+
+    @property
+    def token_id(self) -> Integer[np.ndarray, "tokens"]:
+        """Ids of one sequence, without padding."""
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -35,7 +44,7 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def padded(
-    batch: Sequence[RenderedPrompt], model: Any, *, side: PaddingSide = "right"
+    batch: Sequence[Tokens], model: Any, *, side: PaddingSide = "right"
 ) -> dict[str, Tensor]:
     """Token ids, attention mask and position ids, `[batch pos]`; a token's position is its own
     place in its prompt, wherever the padding is.
@@ -59,7 +68,7 @@ def padded(
 
 
 def row_starts(
-    batch: Sequence[RenderedPrompt], *, side: PaddingSide = "right"
+    batch: Sequence[Tokens], *, side: PaddingSide = "right"
 ) -> Integer[np.ndarray, "batch"]:
     """Row of each prompt's first token when `(batch pos)` is flattened."""
     lengths = np.array([len(each.token_id) for each in batch])

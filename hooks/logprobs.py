@@ -59,12 +59,25 @@ def token_logprobs(
     Raises:
         ModelError: If the model makes other logits of its hidden state than its unembedding does.
     """
-    _check(model, hidden, last_logits)
+    check_unembedding(model, hidden, last_logits)
     rows = np.concatenate(
         [start + np.arange(n - 1) for start, n in zip(starts, lengths, strict=True)]
     )
+    found = next_logprobs(model, hidden, token_id, rows=rows)
+    known = np.split(found, np.cumsum([n - 1 for n in lengths])[:-1])
+    return [np.concatenate([np.full(1, np.nan, dtype=np.float32), each]) for each in known]
+
+
+def next_logprobs(
+    model: Any,
+    hidden: Float[Tensor, "batch pos d_model"],
+    token_id: Integer[Tensor, "batch pos"],
+    *,
+    rows: Integer[np.ndarray, "rows"],
+) -> Float[np.ndarray, "rows"]:
+    """Log-probability, in nats, of the token that follows each row of `(batch pos)` flattened."""
     flat, ids = rearrange(hidden, "batch pos d -> (batch pos) d"), token_id.flatten()
-    at_once = max(LOGITS_AT_ONCE // last_logits.shape[-1], 1)
+    at_once = max(LOGITS_AT_ONCE // int(model.get_output_embeddings().weight.shape[0]), 1)
     found = [torch.empty(0)]
     for start in range(0, len(rows), at_once):
         row = torch.from_numpy(rows[start : start + at_once])
@@ -72,8 +85,7 @@ def token_logprobs(
         following = ids[(row + 1).to(ids.device)].to(logits.device)
         chosen = logits.gather(-1, following[:, None])[:, 0]
         found.append((chosen - logits.logsumexp(-1)).cpu())
-    known = np.split(torch.cat(found).numpy(), np.cumsum([n - 1 for n in lengths])[:-1])
-    return [np.concatenate([np.full(1, np.nan, dtype=np.float32), each]) for each in known]
+    return np.asarray(torch.cat(found).numpy())
 
 
 def _logits(model: Any, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
@@ -82,7 +94,8 @@ def _logits(model: Any, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, 
     return logits / getattr(model.config, "logits_scaling", 1.0)
 
 
-def _check(model: Any, hidden: Tensor, last_logits: Tensor) -> None:
+def check_unembedding(model: Any, hidden: Tensor, last_logits: Tensor) -> None:
+    """Refuse a model that makes other logits of its hidden state than its unembedding does."""
     ours, own = _logits(model, hidden[:, -1]), last_logits[:, -1].float()
     most = (ours - own.to(ours.device)).abs().max().item()
     allowed = TOLERANCE.get(hidden.dtype, TOLERANCE_OF_LESS) * own.abs().max().item()

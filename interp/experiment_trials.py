@@ -1,0 +1,179 @@
+"""What can be tried on a model: the outcomes of one measure, under one knockout after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.analyses.matched_sets import expert_names
+from interp.cache.errors import InputError
+from interp.cache.reader import Store
+from interp.cache.records import Prompt
+from interp.experiment_ledger import USUAL, Ledger
+from interp.experiment_pipeline import PipelineSettings
+from interp.experiment_subjects import Subjects
+
+if TYPE_CHECKING:
+    from interp.hooks.load import LoadedModel
+    from interp.hooks.measures import Measure
+
+SAME_MODEL = {"float32": 1e-3, "less": 0.1}
+"""Nats per token by which two runs of one model may differ on another machine; ours."""
+SAME_ACCURACY = 0.5
+"""No answer may turn from right to wrong."""
+ACCURACIES = ("option", "letter", "greedy")
+"""Outcomes that are right or wrong, as in `interp.hooks.outcomes`."""
+Expert = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings:
+    """What is measured, how experts are taken out, and the rule by which they are found."""
+
+    outcome: str = "content"
+    """One of `interp.hooks.outcomes.OUTCOMES`."""
+    intervention: str = "reroute"
+    """One of `interp.hooks.interventions.KNOCKOUTS`."""
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    """How experts are found and compared."""
+    n_curves: int = 20
+    """Matched sets beside the dose-response curve and the sufficiency."""
+    batch_tokens: int = 4096
+    """Tokens per pass, padding included."""
+    max_new_tokens: int = 32
+    """Of greedy answers, for the outcomes that need them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.n_curves < 0:
+            raise InputError(f"n_curves is {self.n_curves}, expected 0 or more")
+
+
+class Trials:
+    """Outcomes of one measure under knockouts, from the ledger or else from the model.
+
+    Args:
+        model: In evaluation mode.
+        measure: What is measured.
+        intervention: Name of the knockout.
+        path: File of the ledger.
+        facts: What the ledger is of.
+        progress: Show bars on stderr.
+
+    Raises:
+        InputError: If there is no such knockout, or the ledger is of something else.
+        ModelError: If the model ignores the knockout.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        measure: "Measure",
+        *,
+        intervention: str,
+        path: Path,
+        facts: dict[str, Any],
+        progress: bool = True,
+    ) -> None:
+        from interp.hooks.interventions import KNOCKOUTS
+        from interp.hooks.knockout_check import refuse_ignored
+
+        if intervention not in KNOCKOUTS:
+            raise InputError(
+                f"intervention is {intervention!r}, expected one of {', '.join(KNOCKOUTS)}"
+            )
+        self.intervention = intervention
+        self.ledger = Ledger(path, facts)
+        self._model, self._measure, self._progress = model, measure, progress
+        self._knockout = KNOCKOUTS[intervention]
+        refuse_ignored(model, measure.shortest, self._knockout, name=intervention)
+        is_full = str(model.dtype) in ("torch.float32", "torch.float64")
+        within = SAME_MODEL["float32" if is_full else "less"]
+        if measure.outcome in ACCURACIES:
+            within = SAME_ACCURACY
+        self.ledger.expect_same_model(measure.run(None), within=within)
+
+    @property
+    def usual(self) -> Float[np.ndarray, "prompts"]:
+        """Outcome of every prompt without an intervention."""
+        return np.asarray(self.ledger.outcome[USUAL])
+
+    def damage_of_sets(self, sets: Sequence[Sequence[Expert]]) -> Float[np.ndarray, "sets prompts"]:
+        """Usual outcome less the outcome without these experts."""
+        wanted = []
+        for each in sets:
+            experts = tuple(sorted(each))
+            name = f"{self.intervention} {expert_names(experts)}"
+            wanted.append((name, lambda out=experts: self._knockout(self._model, out)))
+        progress = f"take out {len(sets)} sets" if self._progress else ""
+        under = self.ledger.run(wanted, self._measure.run, progress=progress)
+        return np.asarray(self.usual - under)
+
+
+def measure_of(
+    store: Store,
+    subjects: Subjects,
+    loaded: "LoadedModel",
+    prompts: Sequence[Prompt],
+    settings: ExperimentSettings,
+) -> "Measure":
+    """The outcome of every prompt of the subjects, ready to be measured.
+
+    Raises:
+        InputError: If the outcome needs the prompts themselves, and one was not given.
+    """
+    from interp.hooks.measures import measure_prompts, measure_texts
+    from interp.hooks.outcome_texts import check_outcome, texts_of_store
+
+    check_outcome((), settings.outcome)
+    if settings.outcome == "content":
+        return measure_texts(
+            loaded.model,
+            texts_of_store(store, subjects.row.tolist()),
+            outcome="content",
+            n_prompts=len(subjects.prompts),
+            batch_tokens=settings.batch_tokens,
+        )
+    given = {prompt.prompt_id: prompt for prompt in prompts}
+    missing = [each for each in subjects.prompts["prompt_id"] if each not in given]
+    if missing:
+        raise InputError(
+            f"outcome is {settings.outcome!r}, which needs the prompts with their answers, and "
+            f"{len(missing)} of {len(subjects.prompts)} prompts of the store, such as "
+            f"{missing[0]}, were not given; give the suite that was captured"
+        )
+    return measure_prompts(
+        loaded.model,
+        loaded.tokenizer,
+        [given[each] for each in subjects.prompts["prompt_id"]],
+        outcome=settings.outcome,
+        batch_tokens=settings.batch_tokens,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
+def run_facts(
+    store: Store, loaded: "LoadedModel", measure: "Measure", settings: ExperimentSettings
+) -> dict[str, Any]:
+    """What an outcome depends on: the model, what it is given, and how it is changed."""
+    from interp.hooks.load import model_provenance
+
+    of_model = model_provenance(loaded)
+    kept = (
+        "model",
+        "revision",
+        "weights_sha256",
+        "dtype",
+        "experts_implementation",
+        "quantization",
+    )
+    return {name: of_model[name] for name in kept} | {
+        "store_sha256": store.sha256,
+        "outcome": settings.outcome,
+        "texts_sha256": measure.digest,
+    }

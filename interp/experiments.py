@@ -1,0 +1,217 @@
+"""Experiments on a live model: experts are taken out, and it is counted who is hurt.
+
+    experiment = run_experiment(open_store("run.moe"), load_model("toy"))
+    experiment.test.to_frame()
+
+What the numbers mean and how they fool you: docs/experiments.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from interp.analyses.causal_test import CausalTest
+from interp.analyses.dose_response import (
+    DoseResponse,
+    Sufficiency,
+    all_but,
+    dose_response,
+    nested_sets,
+)
+from interp.cache.durable import write_whole
+from interp.cache.reader import Store
+from interp.cache.records import Prompt
+from interp.experiment_contrasts import clusters_of, main_contrast
+from interp.experiment_pipeline import (
+    DamageOfSets,
+    PipelineRun,
+    interaction_in,
+    run_pipeline,
+)
+from interp.experiment_subjects import Subjects
+from interp.experiment_trials import ExperimentSettings, Trials, measure_of, run_facts
+
+if TYPE_CHECKING:
+    from interp.hooks.load import LoadedModel
+
+FOLDER = "experiments"
+"""Beside the parts of a store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What an experiment found, with a table behind every number."""
+
+    test: CausalTest
+    """What the ladder reads."""
+    pipeline: PipelineRun
+    """Found sets and halves of every contrast."""
+    dose: DoseResponse | None
+    """Interaction over set size; None if nothing was found."""
+    sufficiency: Sufficiency | None
+    """What the found set does alone in its layers; None if nothing was found."""
+    prompts: pd.DataFrame
+    """One row per prompt: fields, half, usual outcome, damage of the found set."""
+    run: dict[str, Any]
+    """Model, store, settings, and the file that holds every outcome."""
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by name; those without a row are empty."""
+        found = self.pipeline.runs[0].found
+        return {
+            "contrasts": self.test.to_frame(),
+            "candidates": pd.DataFrame() if found is None else found.to_frame(),
+            "matched": self.pipeline.matched_frame(),
+            "dose": pd.DataFrame() if self.dose is None else self.dose.to_frame(),
+            "sufficiency": (
+                pd.DataFrame() if self.sufficiency is None else self.sufficiency.to_frame()
+            ),
+            "prompts": self.prompts,
+        }
+
+
+def run_experiment(
+    store: Store,
+    loaded: "LoadedModel",
+    *,
+    prompts: Sequence[Prompt] = (),
+    settings: ExperimentSettings | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> Experiment:
+    """Find experts that benchmark prompts use and need more, take them out, and compare.
+
+    Every outcome goes to a file in `folder`, and the same call again goes on where an earlier one
+    was stopped. The tables go beside it as JSON.
+
+    Args:
+        store: Captured with this model; with log-probabilities and norms if possible.
+        loaded: The model.
+        prompts: Those of the store, with their answers; needed for all outcomes but `content`.
+        settings: What is measured and how.
+        folder: Where results go; `experiments` within the store's folder if None.
+        progress: Show bars on stderr.
+
+    Raises:
+        InputError: If the store has nothing to compare, prompts or answers are missing, or the
+            folder holds results of something else.
+        ModelError: If the model ignores the knockout.
+    """
+    settings = settings or ExperimentSettings()
+    subjects = Subjects.of_store(store)
+    where = Path(store.path if folder is None else folder)
+    where = where / FOLDER if folder is None else where
+    measure = measure_of(store, subjects, loaded, prompts, settings)
+    facts = run_facts(store, loaded, measure, settings)
+    stem = f"{settings.outcome}-{settings.intervention}-{_digest(facts)[:12]}"
+    trials = Trials(
+        loaded.model,
+        measure,
+        intervention=settings.intervention,
+        path=where / f"{stem}.npz",
+        facts=facts,
+        progress=progress,
+    )
+    pipeline = run_pipeline(
+        subjects,
+        trials.damage_of_sets,
+        outcome=settings.outcome,
+        intervention=settings.intervention,
+        settings=settings.pipeline,
+        usable=~np.isnan(trials.usual),
+    )
+    dose, sufficiency = curves(subjects, trials.damage_of_sets, pipeline, settings.n_curves)
+    settled = json.loads(json.dumps(asdict(settings)))
+    experiment = Experiment(
+        test=pipeline.test,
+        pipeline=pipeline,
+        dose=dose,
+        sufficiency=sufficiency,
+        prompts=prompt_table(subjects, pipeline, trials),
+        run=facts | {"settings": settled, "outcomes": trials.ledger.path.name},
+    )
+    write_experiment(experiment, where / f"{stem}.json")
+    return experiment
+
+
+def curves(
+    subjects: Subjects, damage_of_sets: DamageOfSets, pipeline: PipelineRun, n_curves: int
+) -> tuple[DoseResponse | None, Sufficiency | None]:
+    """Dose-response and sufficiency of the main found set, in the test half."""
+    main, halves = pipeline.test.main, pipeline.runs[0].halves
+    if not main.experts or halves is None:
+        return None, None
+    contrast, among = main_contrast(subjects.prompts), halves.test
+    clusters = clusters_of(contrast, subjects.prompts, among)
+    matched = () if main.matched_sets is None else main.matched_sets.sets[:n_curves]
+
+    nested = nested_sets(main.experts)
+    sizes = [len(each) for each in nested]
+    of_matched = [[each[:size] for size in sizes] for each in matched]
+    by_size = [
+        interaction_in(contrast, subjects, damage_of_sets(each), among=among).value
+        for each in of_matched
+    ]
+    dose = dose_response(
+        sizes,
+        damage_of_sets(nested)[:, among],
+        matched=np.array(by_size).reshape(len(matched), len(sizes)),
+        benchmark=contrast.first[among],
+        item=clusters["item"],
+        clusters=clusters,
+    )
+    left = [
+        all_but(
+            each,
+            usage=subjects.usage(contrast.used),
+            layer_indices=subjects.layer_indices,
+            top_k=subjects.tokens.expert_indices.shape[2],
+        )
+        for each in (main.experts, *matched)
+    ]
+    if not all(out for out, _ in left):
+        return dose, None
+    damage = damage_of_sets([out for out, _ in left])
+    alone = interaction_in(contrast, subjects, damage[:1], among=among)
+    others = interaction_in(contrast, subjects, damage[1:], among=among) if matched else None
+    empty = np.zeros(0)
+    return dose, Sufficiency(
+        interaction=alone,
+        matched_damage=empty if others is None else others.damage_benchmark,
+        matched=empty if others is None else others.value,
+        stay=left[0][1],
+    )
+
+
+def prompt_table(subjects: Subjects, pipeline: PipelineRun, trials: Trials) -> pd.DataFrame:
+    """Every prompt with its half, its usual outcome, and the damage of the found set."""
+    fields = ["prompt_id", "item_id", "condition", "variant", "template", "domain", "source"]
+    halves, found = pipeline.runs[0].halves, pipeline.test.main.experts
+    half = np.full(len(subjects.prompts), "", dtype=object)
+    if halves is not None:
+        half[halves.discovery], half[halves.test] = "discovery", "test"
+    damage = np.full(len(subjects.prompts), np.nan)
+    if found:
+        damage = trials.damage_of_sets([found])[0]
+    return subjects.prompts[fields].assign(half=half, usual=trials.usual, damage=damage)
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """Write all tables as one JSON object; missing numbers become null."""
+    tables = {
+        name: json.loads(table.to_json(orient="records", double_precision=15))
+        for name, table in experiment.tables().items()
+    }
+    document = tables | {"run": experiment.run, "notes": list(experiment.test.notes)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
