@@ -20,6 +20,7 @@ from interp.prompts import (
     packages,
     sample_items,
 )
+from interp.prompts.matched import BLOCKS
 
 
 def _needs(package: str) -> pytest.MarkDecorator:
@@ -59,9 +60,9 @@ def test_a_sample_keeps_all_variants_of_an_item() -> None:
 
 
 def test_a_sample_is_spread_evenly_over_the_domains_and_keeps_the_order() -> None:
-    sampled = load_prompts("matched", limit=18)
+    sampled = load_prompts("matched", limit=26)
     domains = [prompt.domain for prompt in sampled if prompt.variant == "organic-chat"]
-    assert domains == [d for d in dict.fromkeys(domains) for _ in range(3)]
+    assert domains == [domain for domain in BLOCKS for _ in range(2)]
     assert [prompt for prompt in matched_prompts() if prompt in sampled] == sampled
 
 

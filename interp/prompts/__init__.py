@@ -5,7 +5,7 @@
 
 from interp.prompts.files import read_prompt_file
 from interp.prompts.loading import SUITES, load_prompts, sample_items
-from interp.prompts.matched import Item, matched_items, matched_prompts
+from interp.prompts.matched import Item, matched_half_prompts, matched_items, matched_prompts
 from interp.prompts.packages import (
     google_query_prompts,
     gsm8k_prompts,
@@ -23,6 +23,7 @@ __all__ = [
     "human_eval_prompts",
     "knghtbrd_prompts",
     "load_prompts",
+    "matched_half_prompts",
     "matched_items",
     "matched_prompts",
     "read_prompt_file",

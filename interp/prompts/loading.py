@@ -9,10 +9,14 @@ import numpy as np
 from interp.cache.errors import InputError
 from interp.cache.records import CONDITIONS, Prompt
 from interp.prompts.files import READERS, read_prompt_file
-from interp.prompts.matched import matched_prompts
+from interp.prompts.matched import matched_half_prompts, matched_prompts
 from interp.prompts.packages import PACKAGE_SUITES
 
-SUITES: dict[str, Callable[[], list[Prompt]]] = {"matched": matched_prompts, **PACKAGE_SUITES}
+SUITES: dict[str, Callable[[], list[Prompt]]] = {
+    "matched": matched_prompts,
+    **PACKAGE_SUITES,
+    "matched-half": matched_half_prompts,
+}
 """Names that `load_prompts` takes in place of a path."""
 
 

@@ -1,21 +1,37 @@
 """The built-in suite `matched`: the same thing asked in two wordings and two wrappers.
 
-The items stand in `matched.jsonl`, written for this project and published nowhere else. Each has a
-benchmark wording, an organic wording, and a second wording (sham) in each of the two registers.
+The items stand in `matched_<domain>.jsonl`, written for this project and published nowhere else.
+Each has a benchmark wording, an organic wording, and a second wording (sham) in each of the two
+registers.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from interp.cache.records import Message, Prompt
-from interp.prompts.wrappers import CHAT, EXAM, LETTERS, PROPOSING, Surroundings, template_at
+from interp.prompts.wrappers import (
+    CHAT,
+    EXAM,
+    LETTERS,
+    PROPOSING,
+    Surroundings,
+    reference_reply,
+    template_at,
+)
 
 LICENSE = "Apache-2.0"
 """Of the items, as of moe-interp."""
-DOMAINS = ("arithmetic", "science", "code", "commonsense", "reading", "advice")
+FIRST_DOMAINS = ("arithmetic", "science", "code", "commonsense", "reading", "advice")
+DOMAINS = (*FIRST_DOMAINS, "knowledge")
+BLOCKS = (*FIRST_DOMAINS, *DOMAINS)
+"""Domains of the blocks of 12 items in the suite's order; a block is the next 12 of its domain."""
+BLOCK = 12
+ROUND = 6
+"""Items in a row that wear each template of their set once."""
 
 CELLS = {
     "benchmark-exam": "benchmark",
@@ -68,9 +84,9 @@ class Item:
 
 @cache
 def matched_items() -> tuple[Item, ...]:
-    """The items of the suite in their order, 12 per domain."""
-    lines = files(__package__).joinpath("matched.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(_item(json.loads(line)) for line in lines)
+    """The items of the suite in their order: 12 of each of `BLOCKS`, one block after the other."""
+    waiting = {domain: _read(domain) for domain in DOMAINS}
+    return tuple(next(waiting[domain]) for domain in BLOCKS for _ in range(BLOCK))
 
 
 def matched_prompts() -> list[Prompt]:
@@ -87,6 +103,27 @@ def matched_prompts() -> list[Prompt]:
     return [_prompt(item, number, variant) for number, item in numbered for variant in CELLS]
 
 
+def matched_half_prompts() -> list[Prompt]:
+    """The prompts of every other round of six items: 78 items, as balanced as the whole suite.
+
+    Each template of a block's set is worn by one of its items. Second and first rounds take turns
+    from block to block, so that a proposed answer is right in 6 of 13 rounds.
+    """
+    prompts = matched_prompts()
+    return [each for at, each in enumerate(prompts) if is_in_half(at // len(CELLS))]
+
+
+def is_in_half(number: int) -> bool:
+    """Whether item `number` of the suite is one of its balanced half."""
+    block, place = divmod(number, BLOCK)
+    return place // ROUND != block % 2
+
+
+def _read(domain: str) -> Iterator[Item]:
+    text = files(__package__).joinpath(f"matched_{domain}.jsonl").read_text(encoding="utf-8")
+    return (_item(json.loads(line)) for line in text.splitlines())
+
+
 def _item(row: dict[str, Any]) -> Item:
     listed = {"options": tuple(row["options"]), "entities": tuple(row["entities"])}
     cases = tuple((arguments, value) for arguments, value in row.get("cases", ()))
@@ -96,10 +133,16 @@ def _item(row: dict[str, Any]) -> Item:
 def _prompt(item: Item, number: int, variant: str) -> Prompt:
     template = template_at(variant.split("-")[1], number)
     proposed = _proposed(item, number)
-    lead, tail = (EXAM | CHAT)[template](_surroundings(item, proposed))
+    around = _surroundings(item, proposed)
+    lead, tail = (EXAM | CHAT)[template](around)
     content = item.wording(variant)
-    meta = {"options": list(item.options), "answer": item.answer, "answer_text": item.answer_text}
-    meta |= {"license": LICENSE}
+    meta: dict[str, Any] = {
+        "options": list(item.options),
+        "answer": item.answer,
+        "answer_text": item.answer_text,
+        "reference": reference_reply(template, around, right=LETTERS.index(item.answer)),
+        "license": LICENSE,
+    }
     return Prompt(
         messages=(Message(role="user", content=lead + content + tail),),
         condition=CELLS[variant],
@@ -115,7 +158,7 @@ def _prompt(item: Item, number: int, variant: str) -> Prompt:
 
 def _proposed(item: Item, number: int) -> str:
     """Right in every other round of six items, so that each template proposes both evenly."""
-    wrong_by = (number // 6) % 2
+    wrong_by = (number // ROUND) % 2
     return item.options[(LETTERS.index(item.answer) + wrong_by) % len(LETTERS)]
 
 
