@@ -138,12 +138,18 @@ def _inside(name: str, n_outside: int, n_tested: int, margin: float) -> str:
     return f"{n_outside} of {n_tested} {name} 90 % intervals are not inside +-{margin:.4f}"
 
 
+def _smallest(name: str, p: float) -> str:
+    if isnan(p):
+        return f"there is no {name} test of all experts at once"
+    return f"the smallest {name} max-T p is {p:.2g}"
+
+
 def _surface(evidence: Evidence, rule: Rule, margin: float) -> tuple[Step, ...]:
     return (
         Step(
             rung="surface",
             asks=f"raw max-T p at most {rule.alpha:g}",
-            found=f"the smallest raw max-T p is {evidence.raw_p:.2g}",
+            found=_smallest("raw", evidence.raw_p),
             holds=evidence.raw_p <= rule.alpha,
         ),
         Step(
@@ -167,7 +173,7 @@ def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
         Step(
             rung="associational",
             asks=f"surface-adjusted max-T p at most {rule.alpha:g}",
-            found=f"the smallest surface-adjusted max-T p is {evidence.surface_p:.2g}",
+            found=_smallest("surface-adjusted", evidence.surface_p),
             holds=evidence.surface_p <= rule.alpha,
         ),
         Step(

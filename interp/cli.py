@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from interp import __version__
 from interp.cache.errors import InputError, InterpError, ModelError
 from interp.cli_imports import fingerprinting, npz, olmoe, vllm
-from interp.cli_options import Json, Several, check_number, check_out, say
+from interp.cli_options import Json, Several, by_sentence, check_number, check_out, say
 from interp.cli_sharing import diff, pull, push, usage_facts, verify
 from interp.cli_study import run
 
@@ -156,15 +156,21 @@ for command in (run, verify, push, pull, diff):
 
 @app.command
 def info(store: str, /, *, json: Json = False) -> None:
-    """Say what a store holds.
+    """Say what a store holds, or how balanced a suite of prompts is.
 
     Args:
-        store: The store, such as run.moe or hf://datasets/USER/NAME.
+        store: The store, such as run.moe or hf://datasets/USER/NAME; or a suite, such as matched.
     """
     from dataclasses import asdict
 
     from interp.cache.reader import open_store
+    from interp.prompts.loading import SUITES, load_prompts
 
+    if store in SUITES:
+        from interp.prompts.audit import audit_facts
+
+        say({"suite": store} | audit_facts(load_prompts(store)), json)
+        return
     table = usage_facts(store)
     if table is not None:
         say(table, json)
@@ -186,15 +192,29 @@ def info(store: str, /, *, json: Json = False) -> None:
 
 @app.command
 def analyze(
-    store: str, /, *, out: Path, permutations: int = 200, seed: int = 0, json: Json = False
+    store: str,
+    /,
+    *,
+    out: Path,
+    permutations: int = 200,
+    seed: int = 0,
+    target: Annotated[list[str] | None, Several] = None,
+    segment: str = "",
+    untrained: str | None = None,
+    router: str | None = None,
+    json: Json = False,
 ) -> None:
-    """Compare expert usage and probe the condition; write the tables as JSON.
+    """Compare expert usage, probe the condition, describe routing; write the tables as JSON.
 
     Args:
         store: The store, such as run.moe.
         out: The file to write, such as results.json.
         permutations: Relabellings behind each null.
         seed: Seed of permutations, folds and bootstraps.
+        target: Fields of the prompts, such as domain, that probes tell apart beside the condition.
+        segment: Probes also read the mean over the tokens of this one, such as wrapper.
+        untrained: Store of the same prompts and an untrained model of the same shape.
+        router: The model of the store, whose routers split the residual stream in two.
     """
     check_out(out, ".json")
     check_number("permutations", permutations, least=1)
@@ -202,10 +222,22 @@ def analyze(
     from interp import study
     from interp.cache.reader import open_store
     from interp.results import write_results
+    from interp.study_directions import write_directions_beside
 
-    results = study.analyze(open_store(store), seed=seed, n_permutations=permutations)
+    opened = open_store(store)
+    results = study.analyze(
+        opened,
+        seed=seed,
+        n_permutations=permutations,
+        targets=tuple(target or ()),
+        segment=segment,
+        untrained=None if untrained is None else open_store(untrained),
+        router_weights=None if router is None else routers_of(router),
+    )
     write_results(results, out)
-    say({"results": str(out), "absent": results.absent}, json)
+    directions = write_directions_beside(out, opened, segment=segment)
+    absent = results.absent if json else by_sentence(results.absent)
+    say({"results": str(out)} | directions | {"absent": absent}, json)
 
 
 @app.command
@@ -286,6 +318,13 @@ def load(model: str, *, dtype: str) -> Any:
 
     quiet_transformers()
     return load_model(model, dtype=dtype)
+
+
+def routers_of(model: str) -> Any:
+    """What the routers of a model read, by layer."""
+    from interp.hooks.router_space import router_weights
+
+    return router_weights(load(model, dtype="auto").model)
 
 
 def quiet_transformers() -> None:

@@ -33,6 +33,14 @@ def check_number(name: str, value: int | None, *, least: int) -> None:
         raise InputError(f"--{name} is {value}, expected {least} or more")
 
 
+def by_sentence(reasons: dict[str, str]) -> dict[str, str]:
+    """Reasons for a reader: names that share one stand together before it."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return {", ".join(shared): reason for reason, shared in names.items()}
+
+
 def say(facts: dict[str, Any], as_json: bool) -> None:
     """Print what a command found: one JSON object, or a line for each fact."""
     if as_json:

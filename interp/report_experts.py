@@ -35,13 +35,19 @@ KINDS = {
 def expert_section(results: Results) -> str:
     """Tests of single experts, and of the condition against the sources."""
     reasons = absent_sentences(results.absent, "experts")
-    said = [escape(each) for each in _sentences(results)]
-    drawn = "".join(f"<p>{each}</p>" for each in said)
+    said = [each for each in _sentences(results) if not _is_told(each, reasons)]
+    drawn = "".join(f"<p>{escape(each)}</p>" for each in said)
     if not results.experts.empty:
         order = results.experts["surface_adjusted_p_max_t"].fillna(2.0)
         first = results.experts.loc[order.sort_values(kind="stable").index[:SHOWN]]
         drawn += numbers_table(first, COLUMNS)
     return section("experts", "Which experts differ, and beyond what?", drawn, reasons)
+
+
+def _is_told(sentence: str, reasons: list[str]) -> bool:
+    """Whether what a sentence ends in stands among the reasons for what is missing."""
+    end = sentence.rpartition(": ")[2]
+    return any(end in reason for reason in reasons)
 
 
 def _sentences(results: Results) -> list[str]:
@@ -77,6 +83,8 @@ def tested_sentences(experts: pd.DataFrame) -> list[str]:
 def power_sentence(experts: pd.DataFrame, margin: float) -> str:
     """What this many prompts and sources could have shown, and how many are inside the margin."""
     n_inside = int(experts["surface_adjusted_inside_margin"].sum())
+    if experts["smallest_effect"].isna().all():
+        return "What effect these prompts and sources could have shown is not known."
     return (
         f"An effect of {experts['smallest_effect'].median():.3f} of the slots would have been "
         f"found with a probability of 80 % (median over experts, beyond the surface); for the "
