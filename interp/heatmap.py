@@ -33,13 +33,15 @@ SHOWN_QUANTILE = 0.99
 def usage_figure(usage: pd.DataFrame, *, model: str) -> go.Figure:
     """Heatmap of usage by layer and expert: the difference, and the share under each condition.
 
+    Drawn is the prompt mean, so that long prompts do not outvote short ones.
+
     Args:
         usage: Table of `Results.usage`; rows of other conditions than these two are not drawn.
         model: Name for the subtitle.
     """
     grids = {
         condition: usage[usage["condition"] == condition].pivot_table(
-            index="layer", columns="expert", values="usage"
+            index="layer", columns="expert", values="usage_prompt_mean"
         )
         for condition in ("benchmark", "organic")
         if (usage["condition"] == condition).any()
@@ -51,8 +53,8 @@ def usage_figure(usage: pd.DataFrame, *, model: str) -> go.Figure:
     lay_out(
         figure,
         title="Expert usage by layer and expert",
-        subtitle=f"{model} · n = {_usage_counts(counts.loc[list(grids)])} · uniform share "
-        f"1/{n_experts} = {100 / n_experts:.3g} %",
+        subtitle=f"{model} · prompt mean, n = {_usage_counts(counts.loc[list(grids)])} · uniform "
+        f"share 1/{n_experts} = {100 / n_experts:.3g} %",
         summary=usage_sentence(usage),
     )
     plot_height = float(np.clip(16 * n_layers, 200, 560))
@@ -106,7 +108,7 @@ def _share_colors(
     """White to blue; at least up to twice the uniform share, so that even usage looks even."""
     top = max(float(np.quantile(shares, SHOWN_QUANTILE)), 2 * uniform)
     bar = _color_bar(
-        "Share of routed slots (%)",
+        "Share of routed slots (%), prompt mean",
         {0.0: "0", uniform: f"{uniform:.2g} (uniform)", top: f"≥ {top:.2g}"},
     )
     return {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": top, "colorbar": bar}
@@ -115,15 +117,15 @@ def _share_colors(
 def _difference_colors(difference: Float[np.ndarray, "layers experts"]) -> dict[str, Any]:
     reach = float(np.quantile(np.abs(difference), SHOWN_QUANTILE)) or 1.0
     ends = {-reach: f"≤ {MINUS}{reach:.2g}", 0.0: "0", reach: f"≥ +{reach:.2g}"}
-    bar = _color_bar(f"Benchmark {MINUS} organic (percentage points)", ends)
+    bar = _color_bar(f"Benchmark {MINUS} organic (percentage points), prompt means", ends)
     return {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "colorbar": bar}
 
 
 def _hover_text(counts: pd.DataFrame, *, n_experts: int) -> str:
     lines = ["<b>layer %{y}, expert %{x}</b>"]
     for position, condition in enumerate(counts.index):
-        n_tokens = f"n = {counts.loc[condition, 'n_tokens']:,.0f} tokens"
-        lines.append(f"{condition}: %{{customdata[{position}]:.2f}} % of slots ({n_tokens})")
+        n_prompts = f"mean of n = {counts.loc[condition, 'n_prompts']:,.0f} prompts"
+        lines.append(f"{condition}: %{{customdata[{position}]:.2f}} % of slots ({n_prompts})")
     if len(counts) == 2:
         lines.append("difference: %{customdata[2]:+.2f} points")
     return "<br>".join([*lines, f"uniform: {100 / n_experts:.2f} %"]) + "<extra></extra>"
@@ -182,6 +184,6 @@ def _view_buttons(views: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _usage_counts(counts: pd.DataFrame) -> str:
     return ", ".join(
-        f"{row.n_tokens:,.0f} {row.Index} tokens ({row.n_prompts:,.0f} prompts)"
+        f"{row.n_prompts:,.0f} {row.Index} prompts ({row.n_tokens:,.0f} tokens)"
         for row in counts.itertuples()
     )

@@ -93,8 +93,13 @@ def _matched_clause(rows: pd.DataFrame) -> str:
 
 
 def usage_sentence(usage: pd.DataFrame) -> str:
-    """The expert whose usage differs most between the conditions, or is largest if there is one."""
-    wide = usage.pivot_table(index=["layer", "expert"], columns="condition", values="usage")
+    """The expert whose usage differs most between the conditions, or is largest if there is one.
+
+    Of the prompt means, so that long prompts do not outvote short ones.
+    """
+    wide = usage.pivot_table(
+        index=["layer", "expert"], columns="condition", values="usage_prompt_mean"
+    )
     percent = (100 * wide).reset_index()
     uniform = f"A uniform share would be {100 / usage['expert'].nunique():.2g} %."
     if not set(COMPARED) <= set(wide.columns):
@@ -102,15 +107,15 @@ def usage_sentence(usage: pd.DataFrame) -> str:
         top = percent.iloc[int(np.nanargmax(percent[condition]))]
         return (
             f"Expert {top.expert:.0f} of layer {top.layer:.0f} gets most, {top[condition]:.1f} % "
-            f"of {condition} slots. {uniform}"
+            f"of {condition} slots (prompt mean). {uniform}"
         )
     top = percent.iloc[int(np.nanargmax((percent["benchmark"] - percent["organic"]).abs()))]
     points = f"{top.benchmark - top.organic:+.1f}".replace("-", "\u2212")
     return (
         f"Usage differs most for expert {top.expert:.0f} of layer {top.layer:.0f}: "
         f"{top.benchmark:.1f} % of benchmark slots and {top.organic:.1f} % of organic ones "
-        f"({points} points), the largest of {counted(len(percent), 'difference')}, which have no "
-        f"null here. {uniform}"
+        f"({points} points, prompt means), the largest of "
+        f"{counted(len(percent), 'difference')}, which have no null here. {uniform}"
     )
 
 

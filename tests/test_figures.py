@@ -23,7 +23,10 @@ FIGURES: list[tuple[Callable[..., go.Figure], pd.DataFrame]] = [
 
 
 def small_usage() -> pd.DataFrame:
-    """One layer, numbered 3, of four experts; the difference is largest, in size, at expert 2."""
+    """One layer, numbered 3, of four experts; the difference is largest, in size, at expert 2.
+
+    That is so of the prompt means, which are shown; with tokens pooled it is expert 0.
+    """
     shares = {"benchmark": [0.40, 0.30, 0.20, 0.10], "organic": [0.30, 0.20, 0.45, 0.05]}
     return pd.DataFrame(
         [
@@ -31,7 +34,8 @@ def small_usage() -> pd.DataFrame:
                 "condition": name,
                 "layer": 3,
                 "expert": expert,
-                "usage": share,
+                "usage": 0.9 if (name, expert) == ("benchmark", 0) else 0.1 / 3,
+                "usage_prompt_mean": share,
                 "n_tokens": n,
                 "n_prompts": 7,
             }
@@ -115,6 +119,15 @@ def test_difference_view_is_benchmark_less_organic_in_points() -> None:
     assert difference.zmin == -difference.zmax
 
 
+def test_the_heatmap_says_that_it_shows_prompt_means() -> None:
+    figure = usage_figure(small_usage(), model="m")
+    assert (
+        "prompt mean, n = 7 benchmark prompts (1,200 tokens)" in figure.layout.title.subtitle.text
+    )
+    assert "prompt means" in figure.data[0].colorbar.title.text
+    assert "prompt mean" in figure.data[1].colorbar.title.text
+
+
 def test_both_shares_have_one_colour_scale_with_uniform_marked() -> None:
     _, benchmark, organic = usage_figure(small_usage(), model="m").data
     np.testing.assert_allclose(benchmark.z, [[40, 30, 20, 10]])
@@ -130,10 +143,10 @@ def test_each_button_shows_exactly_one_view() -> None:
     assert shown == [[True, False, False], [False, True, False], [False, False, True]]
 
 
-def test_hover_names_the_tokens_behind_a_share() -> None:
+def test_hover_names_the_prompts_behind_a_share() -> None:
     figure = usage_figure(small_usage(), model="m")
     assert (
-        "benchmark: %{customdata[0]:.2f} % of slots (n = 1,200 tokens)"
+        "benchmark: %{customdata[0]:.2f} % of slots (mean of n = 7 prompts)"
         in figure.data[0].hovertemplate
     )
     np.testing.assert_allclose(figure.data[0].customdata[0][2], [20, 45, -25])
@@ -218,7 +231,7 @@ def test_divergence_sentence_keeps_the_share_between_none_and_all(
 def test_usage_sentence_names_the_expert_that_differs_most_in_size() -> None:
     said = usage_sentence(small_usage())
     assert "expert 2 of layer 3: 20.0 % of benchmark slots and 45.0 % of organic ones" in said
-    assert "\u221225.0 points" in said
+    assert "\u221225.0 points, prompt means" in said
     assert "uniform share would be 25 %" in said
 
 
