@@ -83,14 +83,22 @@ def tested_sentences(experts: pd.DataFrame) -> list[str]:
 def power_sentence(experts: pd.DataFrame, margin: float) -> str:
     """What this many prompts and sources could have shown, and how many are inside the margin."""
     n_inside = int(experts["surface_adjusted_inside_margin"].sum())
-    if experts["smallest_effect"].isna().all():
+    smallest = float(experts["smallest_effect"].median())
+    if pd.isna(smallest):
         return "What effect these prompts and sources could have shown is not known."
-    return (
-        f"An effect of {experts['smallest_effect'].median():.3f} of the slots would have been "
-        f"found with a probability of 80 % (median over experts, beyond the surface); for the "
-        f"margin of {margin:.3f} it is {100 * experts['power_at_margin'].median():.0f} %. "
-        f"{counted(n_inside, 'expert')} of {len(experts):,} are shown to be inside the margin."
-    )
+    if smallest > 1:
+        could = (
+            "With so few prompts and sources no effect, not even of all slots, would have been "
+            "found with a probability of 80 % (median over experts, beyond the surface)."
+        )
+    else:
+        could = (
+            f"An effect of {smallest:.3f} of the slots would have been found with a probability of "
+            "80 % (median over experts, beyond the surface); for the margin of "
+            f"{margin:.3f} it is {100 * experts['power_at_margin'].median():.0f} %."
+        )
+    inside = f"{counted(n_inside, 'expert')} of {len(experts):,} are shown to be inside the margin."
+    return f"{could} {inside}"
 
 
 def sources_sentences(sources: pd.DataFrame) -> list[str]:
