@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel as LoadedModel
     from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
+    from interp.hooks.router_space import router_weights as router_weights
     from interp.hooks.settings import CaptureSettings as CaptureSettings
     from interp.hooks.tap import RoutingTap as RoutingTap
 
@@ -33,6 +34,7 @@ _HOMES = {
     "renormalise": "interventions",
     "replay_routing": "interventions",
     "reroute": "interventions",
+    "router_weights": "router_space",
     "zero": "interventions",
 }
 

@@ -150,6 +150,23 @@ def write_directions(found: StudyDirections, path: Path) -> None:
     write_whole(path, packed.getvalue())
 
 
+def write_directions_beside(results: Path, store: Store, *, segment: str = "") -> dict[str, str]:
+    """Write the directions of a store next to its results, as `NAME.directions.npz`.
+
+    Returns:
+        The path under `directions`; nothing where there is no residual stream or one condition.
+    """
+    try:
+        found = study_directions(store, segment=segment)
+    except (InputError, ValueError):  # one condition alone has no direction
+        return {}
+    if not found.of:
+        return {}
+    path = results.with_suffix(".directions.npz")
+    write_directions(found, path)
+    return {"directions": str(path)}
+
+
 def read_directions(path: Path) -> StudyDirections:
     """Read what `write_directions` wrote.
 

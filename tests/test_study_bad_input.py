@@ -13,7 +13,7 @@ from interp.cache.records import Layout, PromptActivations
 from interp.cache.writer import StoreWriter
 from interp.cli import main
 from interp.cli_options import by_sentence
-from tests.test_study import LAYOUT, N_EXPERTS, N_TOKENS, prompt
+from tests.study_samples import LAYOUT, N_EXPERTS, N_TOKENS, prompt
 
 RNG = np.random.default_rng(11)
 Said = Callable[[Iterable[PromptActivations], Layout], tuple[str, dict[str, Any]]]

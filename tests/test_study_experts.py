@@ -9,7 +9,7 @@ import pytest
 from interp.analyses.routed_tokens import Prompts
 from interp.compared import COMPARED, compared
 from interp.study_experts import clusters_to_test, expert_tables, larger_p, routed_tokens
-from tests.test_study import N_EXPERTS, stored
+from tests.study_samples import N_EXPERTS, stored
 
 DESIGN_COLUMNS = (
     "layer",

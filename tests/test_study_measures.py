@@ -19,7 +19,7 @@ from interp.study_described import Described, best_rows
 from interp.study_measures import MEASURES, margin_table, measure_tables
 from interp.study_usage import matched_table, usage_table
 from interp.token_kinds import KINDS, token_kind, token_kinds
-from tests.test_study import LAYOUT, N_EXPERTS, N_TOKENS, prompt
+from tests.study_samples import LAYOUT, N_EXPERTS, N_TOKENS, prompt
 
 LAYERS, TOP_K = (1, 3), 2
 SOURCES = {"benchmark": ("quiz", "exam"), "organic": ("mail", "forum")}

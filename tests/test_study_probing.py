@@ -18,7 +18,7 @@ from interp.study_features import content_tokens, readings
 from interp.study_grid import cells_of, every_condition, grid_tables
 from interp.study_probing import Probing, probe_study
 from interp.study_targets import check_targets, field_table
-from tests.test_study import D_MODEL, LAYOUT, N_EXPERTS, N_TOKENS, prompt
+from tests.study_samples import D_MODEL, LAYOUT, N_EXPERTS, N_TOKENS, prompt
 
 CONDITION = {"benchmark-exam": "benchmark", "organic-chat": "organic"}
 

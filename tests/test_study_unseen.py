@@ -12,7 +12,7 @@ from interp.cache.writer import StoreWriter
 from interp.compared import COMPARED, compared
 from interp.sentences import unseen_sentence
 from interp.study_unseen import held_out, unseen_probes, unseen_splits
-from tests.test_study import LAYOUT, prompt
+from tests.study_samples import LAYOUT, prompt
 
 
 def prompts(benchmark: str, *, source: str, item: str, template: str) -> Prompts:

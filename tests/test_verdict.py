@@ -15,7 +15,7 @@ from interp.cache.writer import StoreWriter
 from interp.results import Results
 from interp.study_sham import sham_effect
 from interp.verdict import evidence_of, verdict_facts, verdict_of
-from tests.test_study import LAYOUT, N_EXPERTS, N_TOKENS, prompt
+from tests.study_samples import LAYOUT, N_EXPERTS, N_TOKENS, prompt
 
 EXPERTS = pd.DataFrame(
     {
