@@ -94,7 +94,10 @@ def analyze(
             absent |= undefined | untested
         steps.start("probes")
         rng = np.random.default_rng((seed, 1))  # probes are the same whatever was tested before
-        probes, unprobed = probe_study(store, rng, probing=probing, advance=steps.advance)
+        per_probe = 2 * max(1, n_permutations // 20)
+        probes, unprobed = probe_study(
+            store, rng, probing=probing, advance=lambda n: steps.advance(n * per_probe)
+        )
         tables, absent = tables | probes, absent | unprobed
         measured, unmeasured = measure_tables(of, steps.start)
         tables, absent = tables | measured, absent | unmeasured

@@ -28,6 +28,7 @@ class Steps:
             total=sum(shares.values()),
             desc="analyze",
             disable=not show,
+            file=sys.stderr,
             mininterval=0.1 if self._watched else SECONDS_IN_A_LOG,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
