@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
     from interp.hooks.router_space import router_weights as router_weights
+    from interp.hooks.routing_patch import patch_routing as patch_routing
+    from interp.hooks.routing_patch import replay_stored as replay_stored
+    from interp.hooks.segment_rows import rows_of_segments as rows_of_segments
     from interp.hooks.settings import CaptureSettings as CaptureSettings
+    from interp.hooks.shared_tokens import SharedTokens as SharedTokens
+    from interp.hooks.shared_tokens import find_shared_tokens as find_shared_tokens
+    from interp.hooks.steering import patch_residual as patch_residual
+    from interp.hooks.steering import steer_residual as steer_residual
     from interp.hooks.tap import RoutingTap as RoutingTap
 
 _HOMES = {
@@ -28,13 +35,20 @@ _HOMES = {
     "LoadedModel": "load",
     "PassRecords": "pass_records",
     "RoutingTap": "tap",
+    "SharedTokens": "shared_tokens",
     "boost": "boosting",
     "examine": "doctor",
+    "find_shared_tokens": "shared_tokens",
+    "patch_residual": "steering",
+    "patch_routing": "routing_patch",
     "render_prompt": "render",
     "renormalise": "interventions",
     "replay_routing": "interventions",
+    "replay_stored": "routing_patch",
     "reroute": "interventions",
     "router_weights": "router_space",
+    "rows_of_segments": "segment_rows",
+    "steer_residual": "steering",
     "zero": "interventions",
 }
 

@@ -18,6 +18,7 @@ from interp.hooks.blocks import routed_blocks
 from interp.hooks.generation import generate
 from interp.hooks.load import LoadedModel, model_provenance
 from interp.hooks.render import RenderedPrompt, render_prompt
+from interp.hooks.residual_edits import residual_edits
 from interp.hooks.self_check import self_check
 from interp.hooks.settings import CaptureSettings
 from interp.hooks.tap import RoutingTap, chosen_blocks
@@ -119,6 +120,11 @@ def _refuse_edited(model: Any) -> None:
         raise InputError(
             f"experts of layers {edited} are taken out or routed by an intervention, which the "
             "store would not say; close it first, or record with a RoutingTap"
+        )
+    if places := [f"{each.site} of layer {each.layer}" for each in residual_edits(model)]:
+        raise InputError(
+            f"{places[0]} is changed by an intervention, which the store would not say; close it "
+            "first, or record with a RoutingTap"
         )
 
 

@@ -468,10 +468,10 @@ class GivenToExperts:
         return torch.stack([weights for _, weights in self.of_layers.values()], dim=1)
 
 
-def recorded_experts(model: Any) -> GivenToExperts:
+def recorded_experts(model: Any, ids: Tensor = IDS) -> GivenToExperts:
     watched = copy.deepcopy(model)
     given = GivenToExperts(watched)
-    logits_of(watched)
+    logits_of(watched, ids)
     return given
 
 
