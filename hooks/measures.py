@@ -37,6 +37,8 @@ class Measure:
     """Of the tokens that are put in, those that count, and their batches."""
     shortest: ScoredText
     """The shortest text, to try an intervention on."""
+    texts: tuple[ScoredText, ...] = ()
+    """What is scored; empty where answers are decoded instead."""
     run: Callable[[Under | None], Float[np.ndarray, "prompts"]]
     """Gives the outcome of every prompt under an intervention; NaN where it has none."""
 
@@ -60,6 +62,7 @@ def measure_texts(
         n_prompts=n_prompts,
         digest=_digest(texts, batch_tokens),
         shortest=min(texts, key=lambda each: len(each.token_id)),
+        texts=tuple(texts),
         run=run,
     )
 

@@ -9,11 +9,11 @@ import pandas as pd
 from einops import rearrange
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from interp.analyses.effects_parts import surface_of_tokens
 from interp.analyses.jackknife import Jackknife, cluster_jackknife
 from interp.analyses.routed_tokens import RoutedTokens
 from interp.analyses.saliency import reap_sums
 from interp.analyses.super_experts import largest_norms, super_experts
+from interp.analyses.surface import surface_adjusted_sums
 from interp.analyses.usage import slots_by_prompt
 from interp.cache.reader import Store
 from interp.compared import COMPARED, compared
@@ -133,10 +133,21 @@ class Subjects:
             among: Prompts to use; the others are not looked at.
             rng: Source of chance, for the folds of the adjustment.
         """
-        of = self.tokens.prompt_index
-        item = self.prompts["item_id"].to_numpy(dtype=str)
-        sums = surface_of_tokens(self.tokens, first[of], item[of], rng, among[of]).sums
-        return cluster_jackknife(sums)
+        tokens, item = self.tokens, self.prompts["item_id"].to_numpy(dtype=str)
+        kept = among[tokens.prompt_index]
+        of = tokens.prompt_index[kept]
+        adjusted = surface_adjusted_sums(
+            tokens.expert_indices[kept],
+            benchmark=first[of],
+            cluster=item[of],
+            token_id=tokens.token_id[kept],
+            previous_token_id=tokens.previous_token_id[kept],
+            position=tokens.position[kept],
+            logprob=tokens.logprob[kept],
+            n_experts=tokens.n_experts,
+            rng=rng,
+        )
+        return cluster_jackknife(adjusted.sums)
 
     def saliency(
         self, among: Bool[np.ndarray, "prompts"]

@@ -41,6 +41,8 @@ class ExperimentSettings:
     """How experts are found and compared."""
     n_curves: int = 20
     """Matched sets beside the dose-response curve and the sufficiency."""
+    n_noise: int = 32
+    """Items whose noise floor is measured; none if 0."""
     batch_tokens: int = 4096
     """Tokens per pass, padding included."""
     max_new_tokens: int = 32
@@ -50,8 +52,9 @@ class ExperimentSettings:
         for name in ("batch_tokens", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.n_curves < 0:
-            raise InputError(f"n_curves is {self.n_curves}, expected 0 or more")
+        for name in ("n_curves", "n_noise"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
 class Trials:

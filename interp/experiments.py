@@ -27,6 +27,7 @@ from interp.analyses.dose_response import (
 from interp.cache.durable import write_whole
 from interp.cache.reader import Store
 from interp.cache.records import Prompt
+from interp.experiment_checks import behaviour_table, noise_table, some_items
 from interp.experiment_contrasts import clusters_of, main_contrast
 from interp.experiment_pipeline import (
     DamageOfSets,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 FOLDER = "experiments"
 """Beside the parts of a store."""
+NOISE = 1_000_003
+"""Apart from the contrasts' own streams of chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ class Experiment:
     """Interaction over set size; None if nothing was found."""
     sufficiency: Sufficiency | None
     """What the found set does alone in its layers; None if nothing was found."""
+    noise: pd.DataFrame
+    """What runs differ by that should not; see `noise_table`."""
+    behaviour: pd.DataFrame
+    """Shift of routing against change of the outcome; see `behaviour_table`. Not of `content`,
+    which is of other words in the two prompts of an item."""
     prompts: pd.DataFrame
     """One row per prompt: fields, half, usual outcome, damage of the found set."""
     run: dict[str, Any]
@@ -72,6 +80,8 @@ class Experiment:
             "sufficiency": (
                 pd.DataFrame() if self.sufficiency is None else self.sufficiency.to_frame()
             ),
+            "noise": self.noise,
+            "behaviour": self.behaviour,
             "prompts": self.prompts,
         }
 
@@ -118,21 +128,38 @@ def run_experiment(
         facts=facts,
         progress=progress,
     )
+    usable = ~np.isnan(trials.usual)
     pipeline = run_pipeline(
         subjects,
         trials.damage_of_sets,
         outcome=settings.outcome,
         intervention=settings.intervention,
         settings=settings.pipeline,
-        usable=~np.isnan(trials.usual),
+        usable=usable,
     )
     dose, sufficiency = curves(subjects, trials.damage_of_sets, pipeline, settings.n_curves)
+    noise = pd.DataFrame()
+    rng = np.random.default_rng([settings.pipeline.seed, NOISE])
+    if settings.n_noise:
+        noise = noise_table(
+            loaded.model,
+            measure,
+            subjects,
+            among=some_items(subjects, most=settings.n_noise, rng=rng) & usable,
+            batch_tokens=settings.batch_tokens,
+        )
+    behaviour = pd.DataFrame()
+    if settings.outcome not in ("content", "own_answer"):
+        main = pipeline.test.main.experts
+        behaviour = behaviour_table(subjects, trials.usual, experts=main, rng=rng)
     settled = json.loads(json.dumps(asdict(settings)))
     experiment = Experiment(
         test=pipeline.test,
         pipeline=pipeline,
         dose=dose,
         sufficiency=sufficiency,
+        noise=noise,
+        behaviour=behaviour,
         prompts=prompt_table(subjects, pipeline, trials),
         run=facts | {"settings": settled, "outcomes": trials.ledger.path.name},
     )

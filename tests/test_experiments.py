@@ -1,0 +1,387 @@
+"""Experiments on a live model: what is on disk, what is resumed, and one expert made to matter."""
+
+import json
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from interp.cache.errors import InputError
+from interp.cache.reader import Store, open_store
+from interp.cache.records import Prompt
+from interp.experiment_checks import behaviour_table, compare_models, noise_table, paired_prompts
+from interp.experiment_contrasts import main_contrast
+from interp.experiment_ledger import Ledger
+from interp.experiment_pipeline import PipelineSettings, interaction_in, run_pipeline
+from interp.experiment_subjects import Subjects
+from interp.experiment_trials import ExperimentSettings, Trials, measure_of, run_facts
+from interp.experiments import Experiment, curves, run_experiment
+from interp.hooks.capture import capture
+from interp.hooks.settings import CaptureSettings
+from tests.store_samples import expect_valid
+from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
+
+QUICK = ExperimentSettings(
+    pipeline=PipelineSettings(alpha=0.9, n_matched=4, with_placebos=False), n_curves=2, n_noise=2
+)
+"""Almost every expert is found, so that every step has something to do."""
+
+
+WORDS = ("two plus two", "the sea", "my cat", "her food", "the capital", "return a")
+
+
+def wordings(first: str, second: str, *, meta: dict[str, Any]) -> list[Prompt]:
+    """Twelve items in both conditions, six templates each; a format for either condition."""
+    asked = [f"{word} {again}" for word in WORDS for again in ("and how far", "what is it")]
+    return [
+        Prompt(
+            text=pattern.format(words, words.upper()),
+            condition=condition,
+            item_id=words,
+            source="made",
+            domain=("one", "two")[index % 2],
+            variant=condition,
+            template=f"{condition}-{index % 6}",
+            meta=meta,
+        )
+        for index, words in enumerate(asked)
+        for condition, pattern in (("benchmark", first), ("organic", second))
+    ]
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Prompt]:
+    options = {"options": ["far", "food", "4"], "answer": "4"}
+    return wordings("Question: {0}? Answer:", "what should i do, {0}", meta=options)
+
+
+@pytest.fixture(scope="module")
+def loaded_once(tiny_folder: Path) -> Any:
+    from interp.hooks.load import load_model
+
+    return load_model(str(tiny_folder), device_map="cpu")
+
+
+@pytest.fixture(scope="module")
+def store(loaded_once: Any, asked: list[Prompt], tmp_path_factory: Any) -> Store:
+    out = tmp_path_factory.mktemp("experiment") / "tiny.moe"
+    settings = CaptureSettings(sites=("expert_output_norms",), logprobs=True)
+    capture(loaded_once, asked, out, settings=settings, progress=False)
+    return open_store(out)
+
+
+@pytest.fixture(scope="module")
+def done(loaded_once: Any, store: Store) -> Experiment:
+    """An experiment whose results lie within the store."""
+    return run_experiment(store, loaded_once, settings=QUICK, progress=False)
+
+
+@pytest.fixture
+def results(done: Experiment, store: Store, tmp_path: Path) -> Path:
+    """A copy of what it left on disk."""
+    return Path(shutil.copytree(store.path / "experiments", tmp_path / "experiments"))
+
+
+def test_every_table_is_on_disk_beside_the_outcomes(done: Experiment, results: Path) -> None:
+    (written,) = results.glob("*.json")
+    document = json.loads(written.read_text())
+    for name, table in done.tables().items():
+        assert len(document[name]) == len(table)
+    assert len(done.test.main.experts) > 0
+    assert document["contrasts"][0]["n_found"] == len(done.test.main.experts)
+    with np.load(results / document["run"]["outcomes"]) as outcomes:
+        by_name = dict(zip(outcomes["names"].tolist(), outcomes["outcome"], strict=True))
+    experts = " ".join(f"{layer}:{e}" for layer, e in sorted(done.test.main.experts))
+    damage = by_name["usual"] - by_name[f"reroute {experts}"]
+    np.testing.assert_allclose(done.prompts["damage"], damage)
+    assert done.dose is not None
+    assert done.dose.sizes[-1] == len(done.test.main.experts)
+    assert not done.noise["interaction"].iloc[0]
+
+
+def test_results_within_a_store_leave_it_whole(done: Experiment, store: Store) -> None:
+    expect_valid(store.path)
+    assert (store.path / "experiments" / done.run["outcomes"]).exists()
+    assert len(open_store(store.path).prompts) == 24
+
+
+def test_the_same_experiment_again_runs_nothing_twice(
+    tiny: Any, store: Store, done: Experiment, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp.hooks import measures
+
+    counted, whole = [], measures.mean_logprobs
+    monkeypatch.setattr(
+        measures, "mean_logprobs", lambda *a, **k: (counted.append(k["under"]), whole(*a, **k))[1]
+    )
+    again = run_experiment(store, tiny, settings=QUICK, folder=results, progress=False)
+
+    assert counted == [None]  # the usual run, to see that it is the same model
+    for name, table in done.tables().items():
+        pd.testing.assert_frame_equal(table, again.tables()[name])
+
+
+def test_a_stopped_experiment_goes_on_where_it_was(
+    tiny: Any, store: Store, done: Experiment, results: Path
+) -> None:
+    (path,) = results.glob("*.npz")
+    with np.load(path) as held:
+        half = len(held["names"]) // 2
+        kept = {"names": held["names"][:half], "outcome": held["outcome"][:half]}
+        np.savez(path, facts=held["facts"], **kept)
+
+    again = run_experiment(store, tiny, settings=QUICK, folder=results, progress=False)
+
+    pd.testing.assert_frame_equal(done.test.to_frame(), again.test.to_frame())
+
+
+def test_outcomes_of_other_weights_are_refused(tiny: Any, store: Store, results: Path) -> None:
+    with torch.no_grad():
+        tiny.model.lm_head.weight.mul_(2.0)
+
+    with pytest.raises(InputError, match="it was made with other weights"):
+        run_experiment(store, tiny, settings=QUICK, folder=results, progress=False)
+
+
+def test_accuracy_is_right_or_wrong(
+    tiny: Any, store: Store, tmp_path: Path, asked: list[Prompt]
+) -> None:
+    settings = ExperimentSettings(outcome="option", pipeline=FEW, n_noise=0, n_curves=0)
+
+    found = run_experiment(
+        store, tiny, prompts=asked, settings=settings, folder=tmp_path, progress=False
+    )
+
+    assert set(found.prompts["usual"]) <= {0.0, 1.0}
+    assert set(found.behaviour["shift"]) >= {"bits"}
+
+
+def test_answers_need_the_prompts(tiny: Any, store: Store, tmp_path: Path) -> None:
+    settings = replace(QUICK, outcome="answer")
+
+    with pytest.raises(InputError, match="24 of 24 prompts of the store, such as"):
+        run_experiment(store, tiny, settings=settings, folder=tmp_path)
+    with pytest.raises(InputError, match="outcome is 'mood', expected one of content"):
+        run_experiment(store, tiny, settings=replace(QUICK, outcome="mood"), folder=tmp_path)
+    with pytest.raises(InputError, match="intervention is 'hide', expected one of reroute"):
+        run_experiment(store, tiny, settings=replace(QUICK, intervention="hide"), folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ledgers_of_something_else_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    ledger = Ledger(path, {"model": "one"})
+    ledger.run([("a", lambda: None)], lambda _: np.array([1.0, 2.0]))
+
+    assert Ledger(path, {"model": "one"}).outcome["a"].tolist() == [1.0, 2.0]
+    with pytest.raises(InputError, match="made with another model \\('one', now 'two'\\)"):
+        Ledger(path, {"model": "two"})
+    path.write_bytes(b"PK damaged")
+    with pytest.raises(InputError, match="cannot be read"):
+        Ledger(path, {"model": "one"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_tokens": 0}, "batch_tokens is 0, expected 1 or more"),
+        ({"n_curves": -1}, "n_curves is -1, expected 0 or more"),
+    ],
+)
+def test_settings_are_checked(changes: dict[str, int], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        ExperimentSettings(**changes)
+
+
+def make_helpful(loaded: Any, prompts: list[Prompt], *, expert: int) -> None:
+    """Have layer 0 send upper case alone to an expert, and that expert make upper case likely."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    seen: dict[str, list[torch.Tensor]] = {"benchmark": [], "organic": []}
+    layer = model.model.layers[0].mlp
+    for prompt in prompts:
+        inputs = tokenizer(prompt.text, return_tensors="pt", add_special_tokens=False)
+        hook = layer.register_forward_pre_hook(
+            lambda _, args, of=prompt.condition: seen[of].append(args[0][0])
+        )
+        with torch.no_grad():
+            model(**inputs)
+        hook.remove()
+    upper, lower = (torch.cat(seen[name]).mean(0) for name in ("benchmark", "organic"))
+    ids = [tokenizer(p.text)["input_ids"] for p in prompts if p.condition == "benchmark"]
+    said = model.lm_head.weight[np.concatenate(ids)].mean(0)
+    with torch.no_grad():
+        layer.router.weight[expert] = 20 * (upper - lower)
+        layer.router.bias[expert] = -20 * float((upper - lower) @ (upper + lower) / 2)
+        layer.experts.down_proj[expert] = 0
+        layer.experts.down_proj_bias[expert] = 20 * said
+
+
+def test_an_expert_made_to_help_one_condition_has_the_largest_interaction(
+    tiny: Any, tmp_path: Path
+) -> None:
+    prompts = wordings("{1}", "{0}", meta={})  # upper and lower case: other tokens
+    make_helpful(tiny, prompts, expert=7)
+    capture(tiny, prompts, tmp_path / "made.moe", settings=CaptureSettings(), progress=False)
+    store = open_store(tmp_path / "made.moe")
+    subjects = Subjects.of_store(store)
+    measure = measure_of(store, subjects, tiny, (), QUICK)
+    trials = Trials(
+        tiny.model,
+        measure,
+        intervention="reroute",
+        path=tmp_path / "trials.npz",
+        facts=run_facts(store, tiny, measure, QUICK),
+        progress=False,
+    )
+
+    damage = trials.damage_of_sets([[(0, each)] for each in range(8)])
+    found = interaction_in(
+        main_contrast(subjects.prompts), subjects, damage, among=np.ones(24, dtype=bool)
+    )
+
+    without = deepcopy(tiny.model)
+    with torch.no_grad():
+        without.model.layers[0].mlp.router.bias[7] = -torch.inf
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([tiny.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]])
+        means = []
+        for model in (tiny.model, without):
+            with torch.no_grad():
+                table = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            means.append(float(table.gather(-1, ids[0, 1:, None]).mean()))
+        expected.append(means[0] - means[1])
+    np.testing.assert_allclose(damage[7], expected, atol=1e-4)
+    upper, lower = np.mean(expected[::2]), np.mean(expected[1::2])
+    np.testing.assert_allclose(found.value[7], upper - lower, atol=1e-4)
+    assert int(np.argmax(found.value)) == 7
+    assert found.interval()[0][7] > 0
+    # Its use is all vocabulary, which the surface-adjusted search leaves alone.
+    run = run_pipeline(
+        subjects, trials.damage_of_sets, outcome="content", intervention="reroute", settings=FEW
+    )
+    assert (0, 7) not in run.test.main.experts
+
+
+def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:
+    subjects = subjects_of()
+    single = damages(subjects, size=0.2)
+    pipeline = run_pipeline(
+        subjects, additive(single), outcome="content", intervention="reroute", settings=FEW
+    )
+
+    dose, alone = curves(subjects, additive(single), pipeline, 5)
+
+    main, halves = pipeline.test.main, pipeline.runs[0].halves
+    assert dose is not None
+    assert alone is not None
+    assert halves is not None
+    benchmark = (subjects.prompts["condition"] == "benchmark").to_numpy()
+    first, second = halves.test & benchmark, halves.test & ~benchmark
+    for index, size in enumerate(dose.sizes):
+        summed = sum(single[layer, expert] for layer, expert in main.experts[:size])
+        expected = summed[first].mean() - summed[second].mean()
+        np.testing.assert_allclose(dose.interaction.value[index], expected)
+    kept = {*main.experts, *alone.stay}
+    gone = [(at, e) for at in (0, 1) for e in range(16) if (at, e) not in kept]
+    left = sum(single[layer, expert] for layer, expert in gone)
+    np.testing.assert_allclose(alone.interaction.damage_benchmark[0], left[first].mean())
+    assert alone.share_worse == 1.0
+    assert dose.matched.shape == (5, 3)
+
+
+def test_behaviour_is_spearmans_rho_over_paired_items() -> None:
+    subjects = subjects_of(n_items=20)
+    outcome = np.random.default_rng(0).normal(size=40)
+    outcome[3] = np.nan
+
+    table = behaviour_table(
+        subjects, outcome, experts=[(0, 3)], rng=np.random.default_rng(0), n_permutations=50
+    )
+
+    item = subjects.prompts["item_id"]
+    left_out = item[3]
+    shifts, changes = [], []
+    for name in sorted(set(item) - {left_out}):
+        rows = {}
+        for row in np.flatnonzero(item == name):
+            chosen = subjects.tokens.expert_indices[subjects.tokens.prompt_index == row, 0]
+            rows[subjects.prompts["condition"][row]] = ((chosen == 3).mean(), outcome[row])
+        shifts.append(rows["benchmark"][0] - rows["organic"][0])
+        changes.append(rows["benchmark"][1] - rows["organic"][1])
+    found = table.set_index("shift").loc["towards_found"]
+    np.testing.assert_allclose(found["rho"], stats.spearmanr(shifts, changes).statistic)
+    assert found["n_items"] == 19
+    assert set(table["shift"]) == {"bits", "towards_found"}
+
+
+def test_pairs_are_of_the_first_wording_not_of_its_sham() -> None:
+    subjects = subjects_of(n_items=4)
+    variant = subjects.prompts["variant"].to_numpy(dtype=object)
+    doubled = replace(
+        subjects,
+        prompts=pd.concat(
+            [
+                subjects.prompts.assign(variant=variant + "-sham"),
+                subjects.prompts.assign(prompt_id="x"),
+            ],
+            ignore_index=True,
+        ),
+    )
+
+    first, second = paired_prompts(doubled, usable=np.ones(16, dtype=bool))
+
+    assert min(*first, *second) >= 8
+    items = doubled.prompts["item_id"].to_numpy()
+    assert items[first].tolist() == items[second].tolist()
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    subjects = subjects_of(n_items=30)
+    half = np.where(np.arange(60) % 30 < 15, "test", "discovery")
+    damage = np.random.default_rng(0).normal(size=60)
+    table = subjects.prompts[["prompt_id"]].assign(half=half, damage=damage)
+    nothing = table.assign(damage=np.nan)
+
+    same = compare_models(table, table, subjects=subjects)
+    against_none = compare_models(table, nothing, subjects=subjects)
+
+    assert same["interaction"].tolist() == [0.0]
+    benchmark = (subjects.prompts["condition"] == "benchmark").to_numpy() & (half == "test")
+    organic = (subjects.prompts["condition"] == "organic").to_numpy() & (half == "test")
+    expected = damage[benchmark].mean() - damage[organic].mean()
+    np.testing.assert_allclose(against_none["interaction"][0], expected)
+
+
+def test_experiments_on_other_prompts_are_not_compared() -> None:
+    subjects = subjects_of(n_items=8)
+    table = subjects.prompts[["prompt_id"]].assign(half="test", damage=0.0)
+
+    with pytest.raises(InputError, match="are of other prompts"):
+        compare_models(table, table.assign(prompt_id="x"), subjects=subjects)
+    with pytest.raises(InputError, match="split the prompts otherwise"):
+        compare_models(table, table.assign(half="discovery"), subjects=subjects)
+    none = table.assign(half="")
+    with pytest.raises(InputError, match="have no test half"):
+        compare_models(none, none, subjects=subjects)
+
+
+def test_noise_has_an_interaction_of_its_own(tiny: Any, store: Store) -> None:
+    subjects = Subjects.of_store(store)
+    measure = measure_of(store, subjects, tiny, (), QUICK)
+
+    table = noise_table(
+        tiny.model, measure, subjects, among=np.ones(24, dtype=bool), batch_tokens=4096
+    )
+
+    assert table["variation"].tolist() == ["repeat", "alone", "left"]
+    assert table["interaction"][0] == 0.0
+    assert (table["interaction"].abs() < 1e-3).all()
+    assert (table["n_texts"] == 24).all()
