@@ -37,8 +37,8 @@ def _weight(block: RoutedBlock) -> Float[Tensor, "experts d_model"]:
         return weight
     if isinstance(block.resid_mid, nn.LayerNorm):
         weight = weight * block.resid_mid.weight.float().to(weight.device)
-        centred: Tensor = weight - weight.mean(dim=-1, keepdim=True)
-        return centred
+        return weight - weight.mean(dim=-1, keepdim=True)
     device = next((each.device for each in block.resid_mid.parameters()), weight.device)
     scale = block.resid_mid(torch.ones(1, block.d_model, dtype=block.weight.dtype, device=device))
-    return weight * scale[0].float().to(weight.device)
+    scaled: Tensor = weight * scale[0].float().to(weight.device)
+    return scaled

@@ -24,7 +24,7 @@ from interp.figure_style import (
     translucent,
 )
 from interp.heatmap import usage_figure
-from interp.sentences import divergence_sentence, probe_sentence
+from interp.sentences import SURFACE, divergence_sentence, probe_sentence
 
 __all__ = ["divergence_figure", "probe_figure", "usage_figure"]
 
@@ -105,10 +105,8 @@ def probe_figure(probes: pd.DataFrame, *, model: str) -> go.Figure:
     layers = probes["layer"].dropna().to_numpy()
     ends = (layers.min() - 0.4, layers.max() + 0.4) if len(layers) else (0.0, 1.0)
     traces: list[go.Scatter] = []
-    for site, color, dash in (
-        ("length", OCHRE, "dash"),
-        ("bag_of_tokens", PURPLE, "longdashdot"),
-    ):
+    drawn = [("length", OCHRE, "dash"), ("bag_of_tokens", PURPLE, "longdashdot")]
+    for site, color, dash in drawn + [(name, GREEN, "dot") for name in _best_other(probes)]:
         traces += _baseline_band(
             probes[probes["baseline"] == site], ends, site=site, color=color, dash=dash
         )
@@ -132,6 +130,13 @@ def probe_figure(probes: pd.DataFrame, *, model: str) -> go.Figure:
     )
     figure.add_hline(y=0.5, line={"color": INK, "width": 1})
     return figure
+
+
+def _best_other(probes: pd.DataFrame) -> list[str]:
+    """The best surface baseline beside length and bag of tokens, if there is one."""
+    others = probes[probes["baseline"].isin([*set(SURFACE) - {"length", "bag_of_tokens"}])]
+    best = others["baseline"].iloc[int(others["auroc"].to_numpy().argmax())] if len(others) else ""
+    return [str(best)] if best else []
 
 
 def _baseline_band(

@@ -16,6 +16,7 @@ from interp.cache.errors import InputError
 from interp.cache.reader import Store
 from interp.report_experts import expert_section
 from interp.report_measures import measure_sections
+from interp.report_probes import probe_control_section
 from interp.report_sections import (
     divergence_section,
     notices,
@@ -63,6 +64,7 @@ def render_report(results: Results, store: Store) -> str:
         usage_section(results, model),
         expert_section(results),
         probe_section(results, model),
+        probe_control_section(results),
         measure_sections(results, model),
         token_section(results, store),
         run_section(results, store),

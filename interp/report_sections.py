@@ -18,11 +18,24 @@ from interp.results import DIVERGENCE_COLUMNS, Results
 from interp.sentences import LADDER, absent_sentences, unseen_sentence
 from interp.token_view import token_payload
 
-PANELS = ("divergence", "usage", "experts", "probes", "token_view")
+PANELS = (
+    "divergence",
+    "usage",
+    "experts",
+    "probes",
+    "probe_controls",
+    "grid",
+    "added",
+    "router_split",
+    "directions",
+    "token_view",
+)
 """How the keys of `Results.absent` begin, one panel each."""
 PROBE_NUMBERS = (
     "site",
     "layer",
+    "readout",
+    "target",
     "split",
     "baseline",
     "auroc",
@@ -107,18 +120,27 @@ def probe_section(results: Results, model: str) -> str:
     everything = probes
     if not probes.empty:
         probes = probes[(probes["target"] == "condition") & (probes["split"] == "item")]
+        probes = first_readout(probes)
     if not probes.empty:
         drawn = figure_block("probes", probe_figure(probes, model=model))
         drawn += f"<p>{escape(unseen)}</p>" if unseen else ""
         positions = results.run.get("settings", {}).get("capture_positions", "not recorded")
         drawn += (
-            "<p>routing: usage over all compared tokens of a prompt; resid_post: mean over its "
-            f"captured ones (positions: {escape(str(positions))}).</p>"
+            "<p>routing: usage over all compared tokens of a prompt; resid_post: the last token of "
+            f"its content where captured (positions: {escape(str(positions))}).</p>"
         )
         drawn += numbers_table(everything, PROBE_NUMBERS)
         if not reasons and "resid_post" not in set(probes["site"]):
             reasons = ["Probes on resid_post are not in the results; no reason was recorded."]
     return section("probes", "Can the condition be read off?", drawn, reasons)
+
+
+def first_readout(probes: pd.DataFrame) -> pd.DataFrame:
+    """One curve for each site: the readout that comes first, such as the last of the content."""
+    if "readout" not in probes:
+        return probes
+    first = probes.groupby("site")["readout"].transform("first")
+    return probes[probes["readout"] == first]
 
 
 def token_section(results: Results, store: Store) -> str:

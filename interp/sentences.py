@@ -15,7 +15,13 @@ LADDER = {
     "causal": "removing those experts hurts benchmark prompts more",
 }
 """The rungs a claim can stand on, lowest first, and what each says."""
-SURFACE = {"length": "prompt length", "bag_of_tokens": "a bag of tokens"}
+SURFACE = {
+    "length": "prompt length",
+    "position": "position",
+    "bag_of_tokens": "a bag of tokens",
+    "template": "the template",
+    "logprob": "the mean log-probability",
+}
 """Baselines that see only the surface of a prompt, and what the report calls them."""
 
 

@@ -26,7 +26,7 @@ from interp.study_described import Described
 from interp.study_experts import expert_tables, source_table, untested
 from interp.study_measures import MEASURES, measure_tables
 from interp.study_probes import empty, too_few
-from interp.study_probing import Probing, probe_study
+from interp.study_probing import Probing, check_belonging, probe_study
 from interp.study_progress import Steps
 from interp.study_sham import sham_effect
 from interp.study_usage import OTHER_KEYS, matched_table, usage_table
@@ -72,6 +72,7 @@ def analyze(
     probing = Probing(
         targets=targets, segment=segment, untrained=untrained, router_weights=router_weights
     )
+    check_belonging(store, probing)
     everything, rule = compared(store, CONDITIONS), rule or Rule()
     absent = without_tokens(store, everything)
     of = Described(of=everything, seed=seed, n_permutations=n_permutations)

@@ -65,7 +65,7 @@ def probe_study(
     Raises:
         InputError: If the untrained store or the router's weights belong to another model.
     """
-    check_router_weights(store, probing.router_weights)
+    check_belonging(store, probing)
     everything, pair = compared(store, CONDITIONS), compared_pair(store)
     tables: dict[str, pd.DataFrame] = {}
     absent: dict[str, str] = {}
@@ -84,6 +84,18 @@ def probe_study(
         _add(tables, {"probes": rows})
         absent |= {f"probes_{name}": reason} if reason else {}
     return {name: table for name, table in tables.items() if len(table)}, absent
+
+
+def check_belonging(store: Store, probing: Probing) -> None:
+    """Refuse an untrained store, or weights of routers, that do not belong to this store.
+
+    Raises:
+        InputError: If they are of other prompts or a model of another shape.
+    """
+    check_router_weights(store, probing.router_weights)
+    pair = compared_pair(store)
+    if probing.untrained is not None and pair is not None:
+        untrained_pair(probing.untrained, pair)
 
 
 def compared_pair(store: Store) -> Compared | None:
