@@ -161,9 +161,6 @@ def info(store: str, /, *, json: Json = False) -> None:
     Args:
         store: The store, such as run.moe or hf://datasets/USER/NAME; or a suite, such as matched.
     """
-    from dataclasses import asdict
-
-    from interp.cache.reader import open_store
     from interp.prompts.loading import SUITES, load_prompts
 
     if store in SUITES:
@@ -171,6 +168,10 @@ def info(store: str, /, *, json: Json = False) -> None:
 
         say({"suite": store} | audit_facts(load_prompts(store)), json)
         return
+    from dataclasses import asdict
+
+    from interp.cache.reader import open_store
+
     table = usage_facts(store)
     if table is not None:
         say(table, json)
