@@ -6,26 +6,23 @@ Less their means over the same token id these are `r` and `w`, and the effect is
 `sum r w / sum n w^2`. With one token id for all it is a plain difference of means.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Bool, Float, Integer, Shaped
-from scipy.sparse import csr_array
 
 from interp.analyses.cells_contrast import (
     Contrast,
     Units,
+    UnitWeights,
     contrast_cells,
     number_units,
-    token_means,
 )
+from interp.analyses.slot_tables import cell_index, slot_tables
+from interp.analyses.token_stream import CellIndex, stream_of_arrays
 from interp.analyses.usage import check_routing
-
-BLOCK = 4_000_000
-"""Sums held at once, cells times columns; bounds the memory, has no effect on the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,60 +60,77 @@ class ClusterSums:
         return np.asarray(self.score.sum(axis=0) / (total if total > 0 else np.nan))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ColumnSums:
+    """The fields of `ClusterSums` that have columns, of some of them."""
+
+    score: Float[np.ndarray, "clusters columns"]
+    left_out_score: Float[np.ndarray, "clusters columns"]
+    mean_residual: Float[np.ndarray, "clusters columns"]
+    unit_score: Float[np.ndarray, "clusters units columns"] | None
+
+    def and_within(
+        self, score: Float[np.ndarray, "clusters of columns"], label: Float[np.ndarray, "of"]
+    ) -> "ColumnSums":
+        """With what condition and share have in common within cells, for each unit or in all."""
+        of_label = np.einsum("cuk,u->ck", score, label)
+        return ColumnSums(
+            score=self.score + of_label,
+            left_out_score=self.left_out_score + of_label,
+            mean_residual=self.mean_residual,
+            unit_score=None if self.unit_score is None else self.unit_score + score,
+        )
+
+
 def cluster_sums(blocks: Iterable[Float[np.ndarray, "cells _"]], contrast: Contrast) -> ClusterSums:
     """Sums by cluster of shares that come in blocks of columns, one row for each cell."""
-    n_of_token = np.bincount(contrast.token, contrast.n_tokens).astype(float)
-    edges = np.searchsorted(contrast.cluster, np.arange(contrast.n_clusters + 1))
-    by_cluster = _rows_of_clusters(edges, np.ones(len(contrast.cluster)))
-    by_weight = _rows_of_clusters(edges, contrast.weight)
-    by_left_out = _rows_of_clusters(edges, contrast.left_out_weight)
-    score, left_out, residual_sum, unit_score = [], [], [], []
-    for block in blocks:
-        mean = token_means(block, contrast.token, n_of_token)
-        residual = block - contrast.n_tokens[:, None] * mean
-        score.append(by_weight @ residual)
-        left_out.append(by_left_out @ residual)
-        residual_sum.append(by_cluster @ residual)
-        if contrast.unit_weight is not None:
-            unit_score.append(_products(edges, contrast.unit_weight, residual))
-    n_of_cluster = by_cluster @ contrast.n_tokens
-    square = contrast.n_tokens * contrast.weight
-    return ClusterSums(
-        score=np.concatenate(score, axis=1),
-        square=by_weight @ square,
-        left_out_score=np.concatenate(left_out, axis=1),
-        left_out_square=by_left_out @ square,
-        mean_residual=np.concatenate(residual_sum, axis=1)
-        / np.where(n_of_cluster > 0, n_of_cluster, np.nan)[:, None],
-        label=contrast.label,
-        cluster_of_unit=contrast.cluster_of_unit,
-        unit_score=np.concatenate(unit_score, axis=2) if unit_score else None,
-        unit_square=_unit_square(edges, contrast),
+    return joined([column_sums(block, contrast) for block in blocks], contrast)
+
+
+def column_sums(block: Float[np.ndarray, "cells columns"], contrast: Contrast) -> ColumnSums:
+    """Sums by cluster of some columns of the shares."""
+    residual = (contrast.by_token @ block / contrast.n_of_token[:, None])[contrast.token]
+    residual *= -contrast.n_tokens[:, None]
+    residual += block
+    score, left_out_score, total = np.split(contrast.by_cluster @ residual, 3)
+    n_of_cluster = contrast.by_cluster[2 * contrast.n_clusters :] @ contrast.n_tokens
+    edges = pairwise(contrast.edges.tolist())
+    return ColumnSums(
+        score=score,
+        left_out_score=left_out_score,
+        mean_residual=total / np.where(n_of_cluster > 0, n_of_cluster, np.nan)[:, None],
+        unit_score=None
+        if (of := contrast.unit_weight) is None
+        else np.stack([of.rows(a, b).T @ residual[a:b] for a, b in edges]),
     )
 
 
-def _rows_of_clusters(
-    edges: Integer[np.ndarray, "_"], values: Float[np.ndarray, "cells"]
-) -> csr_array:
-    """Values at [cluster, cell]; cells are sorted by cluster."""
-    return csr_array((values, np.arange(len(values)), edges), shape=(len(edges) - 1, len(values)))
+def joined(columns: Sequence[ColumnSums], contrast: Contrast) -> ClusterSums:
+    """The sums of all columns, with those that have none."""
+    squares = contrast.by_cluster @ (contrast.n_tokens * contrast.weight)
+    square, left_out_square, _ = np.split(squares, 3)
+    of_units = [each.unit_score for each in columns if each.unit_score is not None]
+    return ClusterSums(
+        score=np.concatenate([each.score for each in columns], axis=1),
+        square=square,
+        left_out_score=np.concatenate([each.left_out_score for each in columns], axis=1),
+        left_out_square=left_out_square,
+        mean_residual=np.concatenate([each.mean_residual for each in columns], axis=1),
+        label=contrast.label,
+        cluster_of_unit=contrast.cluster_of_unit,
+        unit_score=np.concatenate(of_units, axis=2) if of_units else None,
+        unit_square=_unit_square(contrast),
+    )
 
 
-def _products(
-    edges: Integer[np.ndarray, "_"],
-    unit_weight: Float[np.ndarray, "cells units"],
-    of: Float[np.ndarray, "cells columns"],
-) -> Float[np.ndarray, "clusters units columns"]:
-    """`sum h * of` within each cluster."""
-    return np.stack([unit_weight[a:b].T @ of[a:b] for a, b in pairwise(edges)])
-
-
-def _unit_square(
-    edges: Integer[np.ndarray, "_"], contrast: Contrast
-) -> Float[np.ndarray, "clusters units units"] | None:
+def _unit_square(contrast: Contrast) -> Float[np.ndarray, "clusters units units"] | None:
     if contrast.unit_weight is None:
         return None
-    return _products(edges, contrast.unit_weight, contrast.n_tokens[:, None] * contrast.unit_weight)
+    squares = []
+    for a, b in pairwise(contrast.edges.tolist()):
+        weight = contrast.unit_weight.rows(a, b)
+        squares.append(weight.T @ (contrast.n_tokens[a:b, None] * weight))
+    return np.stack(squares)
 
 
 def token_adjusted_sums(
@@ -161,10 +175,22 @@ def token_adjusted_sums(
         expert_indices, np.zeros(len(benchmark), dtype=int), n_prompts=1, n_experts=n_experts
     )
     units = number_units(benchmark, cluster)
-    cell_of_token, contrast = _gather(units, token_id)
-    kept = cell_of_token >= 0
-    blocks = _slot_shares(
-        expert_indices[kept], cell_of_token[kept], len(contrast.cluster), n_experts
+    stream = stream_of_arrays(
+        expert_indices,
+        row=units.unit,
+        token_id=token_id,
+        previous_token_id=token_id,
+        position=token_id,
+        logprob=np.zeros(len(token_id)),
+        n_experts=n_experts,
+        layer_indices=tuple(range(expert_indices.shape[1])),
+    )
+    cells = cell_index(stream)
+    kept, contrast = shared_contrast(cells, units)
+    blocks = (
+        table.shares(columns)[kept]
+        for table in slot_tables(stream, cells)
+        for columns in table.blocks()
     )
     return cluster_sums(blocks, contrast)
 
@@ -176,61 +202,55 @@ def mean_difference_sums(
     cluster: Shaped[np.ndarray, "rows"],
 ) -> ClusterSums:
     """Sums for a plain difference of means, such as that of prompts' usages: one row a prompt."""
-    units = number_units(benchmark, cluster)
-    order = np.argsort(units.cluster, kind="stable")
-    unit = units.unit[order]
-    contrast = contrast_cells(
-        units.label[unit].astype(float),
-        cluster=units.cluster[order],
-        token=np.zeros(len(order), dtype=int),
-        n_tokens=np.ones(len(order)),
-        unit_indicator=np.eye(len(units.label))[unit] if units.are_relabelled else None,
-        label=units.label,
-        cluster_of_unit=units.cluster_of_unit,
-    )
+    order, contrast = row_contrast(np.ones(len(share)), benchmark=benchmark, cluster=cluster)
     return cluster_sums([share[order]], contrast)
 
 
-def _gather(
-    units: Units, token_id: Integer[np.ndarray, "tokens"]
-) -> tuple[Integer[np.ndarray, "tokens"], Contrast]:
-    """Cell of each token, -1 for ids that one unit alone has, and the weights of the cells."""
-    _, token = np.unique(token_id, return_inverse=True)
-    n_ids = int(token.max()) + 1
-    key, cell, n_tokens = np.unique(
-        units.unit * n_ids + token, return_inverse=True, return_counts=True
-    )
-    # Units are numbered by cluster, so cells sorted by unit are sorted by cluster too.
-    n_units_of_id = np.bincount(key % n_ids, minlength=n_ids)
-    shared = n_units_of_id[key % n_ids] > 1
-    number = np.where(shared, np.cumsum(shared) - 1, -1)
-    unit = key[shared] // n_ids
-    _, renumbered = np.unique(key[shared] % n_ids, return_inverse=True)
-    contrast = contrast_cells(
+def row_contrast(
+    n_tokens: Float[np.ndarray, "rows"],
+    *,
+    benchmark: Bool[np.ndarray, "rows"],
+    cluster: Shaped[np.ndarray, "rows"],
+) -> tuple[Integer[np.ndarray, "rows"], Contrast]:
+    """Weights of rows that are compared whatever their tokens, such as prompts, and their order."""
+    units = number_units(benchmark, cluster)
+    order = np.argsort(units.cluster, kind="stable")
+    unit, one = units.unit[order], np.zeros(len(order), dtype=int)
+    return order, contrast_cells(
         units.label[unit].astype(float),
-        cluster=units.cluster_of_unit[unit],
-        token=renumbered,
-        n_tokens=n_tokens[shared].astype(float),
-        unit_indicator=np.eye(len(units.label))[unit] if units.are_relabelled else None,
+        cluster=units.cluster[order],
+        token=one,
+        n_tokens=n_tokens[order],
+        unit_weight=_unit_weights(units, unit, one, n_tokens[order]),
         label=units.label,
         cluster_of_unit=units.cluster_of_unit,
     )
-    return number[cell], contrast
 
 
-def _slot_shares(
-    expert_indices: Integer[np.ndarray, "tokens layers top_k"],
-    cell: Integer[np.ndarray, "tokens"],
-    n_cells: int,
-    n_experts: int,
-) -> Iterator[Float[np.ndarray, "cells _"]]:
-    """Share of each expert, summed over the tokens of a cell, some layers at a time."""
-    _, n_layers, top_k = expert_indices.shape
-    step = max(1, BLOCK // max(1, n_cells * n_experts))
-    for first in range(0, n_layers, step):
-        chosen = expert_indices[:, first : first + step].astype(np.int64)
-        width = chosen.shape[1] * n_experts
-        column = chosen + rearrange(np.arange(0, width, n_experts), "layers -> 1 layers 1")
-        flat = (column + width * rearrange(cell, "tokens -> tokens 1 1")).ravel()
-        slots = np.bincount(flat, minlength=n_cells * width)
-        yield rearrange(slots, "(cells columns) -> cells columns", columns=width) / top_k
+def shared_contrast(cells: CellIndex, units: Units) -> tuple[Integer[np.ndarray, "_"], Contrast]:
+    """Cells of the ids that more than one unit has, and their weights."""
+    n_units_of_id = np.bincount(cells.token, minlength=len(cells.ids))
+    kept = np.flatnonzero(n_units_of_id[cells.token] > 1)
+    unit, n_tokens = cells.unit[kept], cells.n_tokens[kept].astype(float)
+    _, token = np.unique(cells.token[kept], return_inverse=True)
+    contrast = contrast_cells(
+        units.label[unit].astype(float),
+        cluster=units.cluster_of_unit[unit],  # rises, since units are numbered by cluster
+        token=token,
+        n_tokens=n_tokens,
+        unit_weight=_unit_weights(units, unit, token, n_tokens),
+        label=units.label,
+        cluster_of_unit=units.cluster_of_unit,
+    )
+    return kept, contrast
+
+
+def _unit_weights(
+    units: Units,
+    unit: Integer[np.ndarray, "cells"],
+    token: Integer[np.ndarray, "cells"],
+    n_tokens: Float[np.ndarray, "cells"],
+) -> UnitWeights | None:
+    if not units.are_relabelled:
+        return None
+    return UnitWeights.of(unit, token, n_tokens, n_units=len(units.label))

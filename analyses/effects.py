@@ -7,20 +7,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.analyses.cells import ClusterSums, token_adjusted_sums
+from interp.analyses.cells import ClusterSums
 from interp.analyses.confirmation import Confirmation
 from interp.analyses.effects_parts import (
-    TokenFields,
+    PromptFields,
     activation_contrasts,
     confirmation_of,
-    prompt_mean_sums,
-    surface_of_tokens,
+    effect_sums,
+    tokens_of_rows,
 )
 from interp.analyses.jackknife import Jackknife, cluster_jackknife, q_values
 from interp.analyses.relabelling import MaxT, max_t_test
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
+from interp.analyses.slot_tables import TABLE_BYTES
 from interp.analyses.surface import SurfaceAdjustment
-from interp.analyses.usage import slots_by_prompt
+from interp.analyses.token_stream import TokenStream, stream_of
 
 LEVEL = 0.9
 """Level of the intervals in the table: two one-sided tests at 5 % (Schuirmann 1987)."""
@@ -177,34 +178,54 @@ def expert_effects(
         >>> effects.to_frame().shape
         (4, 24)
     """
-    _check(tokens, prompts, cluster)
-    of = TokenFields.gather(tokens, prompts, cluster)
-    surface = surface_of_tokens(tokens, of.benchmark, of.cluster, rng)
-    raw, adjusted = (
-        token_adjusted_sums(
-            tokens.expert_indices,
-            benchmark=of.benchmark,
-            cluster=of.cluster,
-            token_id=token_id,
-            n_experts=tokens.n_experts,
-        )
-        for token_id in (np.zeros_like(tokens.token_id), tokens.token_id)
+    _check(cluster, n_resamples)
+    return streamed_expert_effects(
+        stream_of(tokens), prompts, cluster=cluster, rng=rng, n_resamples=n_resamples
     )
-    slots = slots_by_prompt(
-        tokens.expert_indices,
-        prompt_index=tokens.prompt_index,
-        n_prompts=len(prompts.benchmark),
-        n_experts=tokens.n_experts,
-    )
-    every_sums = (raw, prompt_mean_sums(slots, prompts, cluster), adjusted, surface.sums)
-    tested = [_tested(sums, rng, n_resamples) for sums in every_sums]
-    odds, risk = activation_contrasts(slots, prompts.benchmark, tokens.expert_indices.shape[2])
-    confirmation = confirmation_of(tokens, of, rng)
+
+
+def streamed_expert_effects(
+    stream: TokenStream,
+    prompts: Prompts,
+    *,
+    cluster: Literal["source", "item", "template"],
+    rng: np.random.Generator,
+    n_resamples: int = 10_000,
+    table_bytes: int = TABLE_BYTES,
+) -> ExpertEffects:
+    """`expert_effects` of tokens that come in parts, with the same result for any parts.
+
+    Memory does not grow with the tokens once no new pairs of cluster, token id and previous token
+    turn up; docs/effects.md says what it is made of. Passes over the tokens: about 25 that read no
+    experts, and as many as the counts of all layers are larger than `table_bytes`, three times.
+
+    Args:
+        stream: The tokens; rows are prompts.
+        prompts: As there.
+        cluster: As there.
+        rng: As there.
+        n_resamples: As there.
+        table_bytes: Memory for the counts of slots that are held at once.
+
+    Returns:
+        As `expert_effects`.
+
+    Raises:
+        ValueError: As `expert_effects`.
+    """
+    _check(cluster, n_resamples)
+    of = PromptFields(prompts=prompts, n_tokens=tokens_of_rows(stream, len(prompts.benchmark)))
+    sums = effect_sums(stream, of, getattr(prompts, cluster), rng=rng, table_bytes=table_bytes)
+    every_sums = (sums.raw, sums.prompt_mean, sums.token_adjusted, sums.surface.sums)
+    tested = [_tested(each, rng, n_resamples) for each in every_sums]
+    sides = np.array([of.n_tokens[prompts.benchmark == side].sum() for side in (False, True)])
+    odds, risk = activation_contrasts(sums.active, sides)
+    confirmation = confirmation_of(stream, of, cluster, rng, table_bytes=table_bytes)
     return ExpertEffects(
-        layer_indices=tokens.layer_indices,
-        n_experts=tokens.n_experts,
+        layer_indices=stream.layer_indices,
+        n_experts=stream.n_experts,
         cluster=cluster,
-        n_clusters=len(raw.square),
+        n_clusters=len(sums.raw.square),
         raw=tested[0],
         raw_prompt_mean=tested[1],
         token_adjusted=tested[2],
@@ -212,20 +233,16 @@ def expert_effects(
         log_odds_ratio=odds,
         risk_difference=risk,
         confirmation=confirmation,
-        adjusted_for=surface.adjusted_for,
-        notes=_notes(tested, surface, confirmation),
+        adjusted_for=sums.surface.adjusted_for,
+        notes=_notes(tested, sums.surface, confirmation),
     )
 
 
-def _check(tokens: RoutedTokens, prompts: Prompts, cluster: str) -> None:
+def _check(cluster: str, n_resamples: int) -> None:
     if cluster not in ("source", "item", "template"):
         raise ValueError(f"cluster is {cluster!r}, expected 'source', 'item' or 'template'")
-    highest, n_prompts = int(tokens.prompt_index.max()), len(prompts.benchmark)
-    if highest >= n_prompts:
-        raise ValueError(
-            f"prompt_index holds prompt {highest}, but the prompts are only {n_prompts} "
-            f"(0 to {n_prompts - 1})"
-        )
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples is {n_resamples}, expected 1 or more")
 
 
 def _tested(sums: ClusterSums, rng: np.random.Generator, n_resamples: int) -> TestedEffect:

@@ -132,11 +132,15 @@ def places(
 
 def count_cells(parts: Parts) -> CellCounts:
     """Tokens by key and row, over all parts."""
+    return added_up(CellCounts.of(part.key, part.row) for part in parts())
+
+
+def added_up(counts: Iterable[CellCounts]) -> CellCounts:
+    """The sum of many counts; no large one is copied for each small one."""
     nothing = np.zeros(0, dtype=np.int64)
     counted = [CellCounts.of(nothing, nothing)]
-    for part in parts():
-        counted.append(CellCounts.of(part.key, part.row))
-        # Like sizes are added first, so that no large count is copied for each small part.
+    for count in counts:
+        counted.append(count)
         while len(counted) > 1 and len(counted[-2].key) <= 2 * len(counted[-1].key):
             counted[-2:] = [counted[-2] + counted[-1]]
     while len(counted) > 1:

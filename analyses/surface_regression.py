@@ -1,78 +1,138 @@
-"""Ridge regression on sparse features within token ids, fitted for each fold on all others."""
+"""Ridge regression on the surface within token ids, fitted for each fold on all others.
+
+From sums alone: of the surface and of what is regressed, by cell of tokens and by group of cells.
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
+
+from interp.analyses.surface_products import SurfaceProducts
+from interp.analyses.token_stream import CellIndex
+
+DENSE_FROM = 24
+"""Columns of the surface from which an id is multiplied as a full row: quicker, and the same."""
+DENSE_AT_ONCE = 2048
+"""Full rows held at once."""
+MOST_DENSE = 8192
+"""Full rows kept from one regression to the next; the other ids are multiplied as sparse rows."""
+
+Factor = tuple[Float[np.ndarray, "surface surface"], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
-    """One part of the tokens and the regression fitted on all others."""
-
-    features: csr_array
-    """[tokens of the fold, features]."""
-    tokens: Integer[np.ndarray, "_"]
-    """Which tokens are in the fold."""
-    by_id: csr_array
-    """[ids, tokens of the fold]: ones."""
-    mean_features: csr_array
-    """[features, ids]: mean over the training tokens of each id."""
-    factor: tuple[Float[np.ndarray, "features features"], bool]
-    """Cholesky factor of the training tokens' products of features within ids, plus ridge."""
-
-
-def fold_regressions(
-    features: csr_array,
-    token: Integer[np.ndarray, "tokens"],
-    fold: Integer[np.ndarray, "tokens"],
-    *,
-    ridge: float,
-) -> list[Fold]:
+class FoldRegressions:
     """Everything of the regressions that does not depend on what is regressed."""
-    n_ids = int(token.max()) + 1
-    members = [np.flatnonzero(fold == number) for number in range(int(fold.max()) + 1)]
-    ones = [
-        csr_array((np.ones(len(of)), (token[of], np.arange(len(of)))), shape=(n_ids, len(of)))
-        for of in members
-    ]
-    crossed = [csr_array(features[of].T @ by.T) for of, by in zip(members, ones, strict=True)]
-    squares = [(features[of].T @ features[of]).toarray() for of in members]
-    n_of_id: Float[np.ndarray, "folds ids"] = np.stack([by.sum(axis=1) for by in ones])
-    all_crossed, all_squares = sum(crossed[1:], crossed[0]), sum(squares)
-    regressions = []
-    for number, of in enumerate(members):
-        n_outside = np.maximum(n_of_id.sum(axis=0) - n_of_id[number], 1.0)
-        outside = csr_array(all_crossed - crossed[number])
-        mean = csr_array(outside.multiply(1.0 / n_outside))
-        within = all_squares - squares[number] - (mean @ outside.T).toarray()
-        regressions.append(
-            Fold(
-                features=csr_array(features[of]),
-                tokens=of,
-                by_id=ones[number],
-                mean_features=mean,
-                factor=cho_factor(within + ridge * np.eye(len(within))),
-            )
-        )
-    return regressions
 
+    cells: CellIndex
+    products: SurfaceProducts
+    fold_of_cell: Int[np.ndarray, "cells"]
+    fold_of_group: Int[np.ndarray, "groups"]
+    n_folds: int
+    ridge: float
 
-def residuals(
-    values: Float[np.ndarray, "tokens columns"], folds: list[Fold]
-) -> Float[np.ndarray, "tokens columns"]:
-    """Values less the part of each token's fit that is not its id's constant.
+    @cached_property
+    def members(self) -> list[Int[np.ndarray, "_"]]:
+        """Cells of each fold."""
+        return [np.flatnonzero(self.fold_of_cell == fold) for fold in range(self.n_folds)]
 
-    Each fold's coefficients come from the others; the constants are left to the estimator.
-    """
-    products = [fold.features.T @ values[fold.tokens] for fold in folds]
-    by_id = [fold.by_id @ values[fold.tokens] for fold in folds]
-    all_products, all_by_id = sum(products), sum(by_id)
-    rest = np.empty_like(values)
-    for fold, product, of_id in zip(folds, products, by_id, strict=True):
-        right = all_products - product - fold.mean_features @ (all_by_id - of_id)
-        coefficients = cho_solve(fold.factor, right)
-        rest[fold.tokens] = values[fold.tokens] - fold.features @ coefficients
-    return rest
+    def by_id(self, of: Int[np.ndarray, "_"]) -> csr_array:
+        """[ids, some cells]: ones."""
+        shape = (len(self.cells.ids), len(of))
+        return csr_array((np.ones(len(of)), (self.cells.token[of], np.arange(len(of)))), shape)
+
+    @cached_property
+    def surface_of_id(self) -> csr_array:
+        """[ids, surface]: sum over all tokens of an id."""
+        return csr_array(self.by_id(np.arange(len(self.cells.unit))) @ self.products.by_cell)
+
+    @cached_property
+    def n_outside(self) -> Float[np.ndarray, "folds ids"]:
+        """Tokens of each id outside each fold, at least 1."""
+        n_ids, n = len(self.cells.ids), self.cells.n_tokens
+        inside = np.stack([np.bincount(self.cells.token[of], n[of], n_ids) for of in self.members])
+        return np.asarray(np.maximum(inside.sum(axis=0) - inside, 1.0))
+
+    @cached_property
+    def n_columns(self) -> Int[np.ndarray, "ids"]:
+        """Columns of the surface that an id has anything in."""
+        return np.diff(self.surface_of_id.indptr)
+
+    @cached_property
+    def frequent(self) -> Int[np.ndarray, "_"]:
+        """Ids whose rows are kept full."""
+        by_columns = np.argsort(-self.n_columns, kind="stable")[:MOST_DENSE]
+        return np.sort(by_columns[self.n_columns[by_columns] >= DENSE_FROM])
+
+    @cached_property
+    def full_rows(self) -> Float[np.ndarray, "frequent surface"]:
+        """Surface of the frequent ids."""
+        return self.surface_of_id[self.frequent].toarray()
+
+    @cached_property
+    def sparse_rows(self) -> tuple[Int[np.ndarray, "_"], csc_array]:
+        """The other ids, and their surface, `[surface, ids]`."""
+        rest = np.setdiff1d(np.arange(len(self.cells.ids)), self.frequent)
+        return rest, csc_array(self.surface_of_id[rest].T)
+
+    @cached_property
+    def factors(self) -> list[Factor]:
+        """Cholesky factor of each fold's training tokens: squares within ids, plus ridge."""
+        n_groups = np.arange(len(self.fold_of_group))
+        every = [
+            self.products.squares(n_groups[self.fold_of_group == f]) for f in range(self.n_folds)
+        ]
+        total = np.sum(every, axis=0)
+        return [
+            cho_factor(total - own - self._squares_of_means(fold) + self.ridge * np.eye(len(own)))
+            for fold, own in enumerate(every)
+        ]
+
+    def _squares_of_means(self, fold: int) -> Float[np.ndarray, "surface surface"]:
+        """`sum over ids of (sum x)(sum x)' / n`, sums over the tokens outside the fold."""
+        of = self.members[fold]
+        outside = csr_array(self.surface_of_id - self.by_id(of) @ self.products.by_cell[of])
+        scale = 1.0 / np.sqrt(self.n_outside[fold])
+        is_full = self.n_columns >= DENSE_FROM
+        sparse = np.flatnonzero(~is_full)
+        few = csr_array(outside[sparse].multiply(scale[sparse, None]))
+        total = np.asarray((few.T @ few).toarray())
+        full = np.flatnonzero(is_full)
+        for start in range(0, len(full), DENSE_AT_ONCE):
+            at = full[start : start + DENSE_AT_ONCE]
+            rows = outside[at].toarray() * scale[at, None]
+            total += rows.T @ rows
+        return total
+
+    def coefficients(
+        self,
+        crossed: Float[np.ndarray, "folds surface columns"],
+        of_cell: Float[np.ndarray, "cells columns"],
+    ) -> Float[np.ndarray, "folds surface columns"]:
+        """Coefficients of each fold, fitted on the others.
+
+        Args:
+            crossed: `sum x y` over the tokens of each fold.
+            of_cell: `sum y` over the tokens of each cell.
+        """
+        own = [self.by_id(of) @ of_cell[of] for of in self.members]
+        total, all_crossed = np.sum(own, axis=0), crossed.sum(axis=0)
+        mean = [(total - own[f]) / self.n_outside[f][:, None] for f in range(self.n_folds)]
+        explained = np.split(self._times_surface(np.hstack(mean)), self.n_folds, axis=1)
+        found = []
+        for fold, of in enumerate(self.members):
+            inside = self.products.by_cell[of].T @ mean[fold][self.cells.token[of]]
+            right = all_crossed - crossed[fold] - explained[fold] + inside
+            found.append(cho_solve(self.factors[fold], right, check_finite=False))
+        return np.stack(found)
+
+    def _times_surface(
+        self, mean: Float[np.ndarray, "ids columns"]
+    ) -> Float[np.ndarray, "surface columns"]:
+        """`sum over ids of surface times mean`."""
+        rest, sparse = self.sparse_rows
+        return np.asarray(self.full_rows.T @ mean[self.frequent] + sparse @ mean[rest])

@@ -1,0 +1,99 @@
+"""Exact quantiles of numbers that come in parts: memory does not grow with their number."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt
+
+BITS = 16
+"""Bits that are told apart in one pass."""
+
+
+def streamed_quantiles(
+    parts: Callable[[], Iterable[Float[np.ndarray, "_"]]], shares: Float[np.ndarray, "quantiles"]
+) -> Float[np.ndarray, "_"]:
+    """`np.quantile` of all parts end to end, to the last digit; NaNs are passed over.
+
+    Radix selection: each pass counts 16 more bits of the numbers that share the bits found so far
+    with a wanted one (two passes for float32, four for float64). A count of 2^16 integers for each
+    wanted number is all that is held, and counts of parts add.
+
+    Args:
+        parts: Goes over all parts from the start, each time it is called; all of one dtype.
+        shares: From 0 to 1.
+
+    Returns:
+        Empty if there is no number.
+
+    Example:
+        >>> parts = [np.array([3.0, 1.0]), np.array([np.nan, 2.0, 4.0])]
+        >>> streamed_quantiles(lambda: parts, np.array([0.0, 0.5, 1.0]))
+        array([1. , 2.5, 4. ])
+    """
+    n = sum(int((~np.isnan(part)).sum()) for part in parts())
+    if not n:
+        return np.empty(0)
+    at = np.asarray(shares) * (n - 1)
+    low = np.floor(at).astype(np.int64)
+    high = np.minimum(low + 1, n - 1)
+    wanted = np.unique(np.concatenate([low, high]))
+    found = _selected(parts, wanted)
+    a, b = found[np.searchsorted(wanted, low)], found[np.searchsorted(wanted, high)]
+    share = at - low  # as numpy has it, so that the ends are met exactly
+    return np.asarray(np.where(share < 0.5, a + (b - a) * share, b - (b - a) * (1.0 - share)))
+
+
+def _selected(
+    parts: Callable[[], Iterable[Float[np.ndarray, "_"]]], rank: Int[np.ndarray, "wanted"]
+) -> Float[np.ndarray, "wanted"]:
+    """The numbers of these ranks, from 0."""
+    prefix = np.zeros(len(rank), dtype=np.uint64)
+    left, width = rank.copy(), 64
+    while width > 0:
+        known, of = np.unique(prefix, return_inverse=True)
+        counts = np.zeros((len(known), 2**BITS), dtype=np.int64)
+        total = 64
+        for part in parts():
+            total = 8 * part.dtype.itemsize
+            width = min(width, total)
+            _count(counts, ordered_bits(part[~np.isnan(part)]), known, width)
+        upto = np.cumsum(counts, axis=1)[of]
+        digit = (upto <= left[:, None]).sum(axis=1)
+        left -= np.where(digit > 0, np.take_along_axis(upto, digit[:, None] - 1, axis=1)[:, 0], 0)
+        prefix = (prefix << np.uint64(BITS)) | digit.astype(np.uint64)
+        width -= BITS
+    return _numbers(prefix, total)
+
+
+def _count(
+    counts: Int[np.ndarray, "known digits"],
+    bits: UInt[np.ndarray, "_"],
+    known: UInt[np.ndarray, "known"],
+    width: int,
+) -> None:
+    """Count the next digit of the numbers whose leading digits are known, in place."""
+    above = bits >> np.uint64(width) if width < 64 else np.zeros_like(bits)
+    digit = (bits >> np.uint64(width - BITS)) & np.uint64(2**BITS - 1)
+    for place, prefix in enumerate(known):
+        counts[place] += np.bincount(digit[above == prefix].astype(np.int64), minlength=2**BITS)
+
+
+def ordered_bits(values: Float[np.ndarray, "_"]) -> UInt[np.ndarray, "_"]:
+    """Unsigned integers in the order of the numbers (-0.0 as 0.0)."""
+    unsigned, top, every = _kind(8 * values.dtype.itemsize)
+    bits = (values + values.dtype.type(0)).view(unsigned).astype(np.uint64) & every
+    return np.asarray(np.where(bits & top, ~bits & every, bits | top))
+
+
+def _numbers(bits: UInt[np.ndarray, "_"], width: int) -> Float[np.ndarray, "_"]:
+    """The numbers of these ordered bits."""
+    unsigned, top, every = _kind(width)
+    plain = np.where(bits & top, bits ^ top, ~bits & every).astype(unsigned)
+    return plain.view(np.float32 if width == 32 else np.float64).astype(np.float64)
+
+
+def _kind(width: int) -> tuple[type[np.unsignedinteger[Any]], np.uint64, np.uint64]:
+    """Integers of as many bits, their highest bit, and all of their bits."""
+    kind = np.uint32 if width == 32 else np.uint64
+    return kind, np.uint64(1 << (width - 1)), np.uint64((1 << width) - 1)
