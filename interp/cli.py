@@ -43,15 +43,15 @@ Prompts = Annotated[
     Parameter(
         consume_multiple=True,
         negative="",
-        help="Built-in suite (matched), an installed suite (human-eval, gsm8k, google-queries, "
-        "health-search, knghtbrd), or a JSONL, CSV, Parquet or ShareGPT JSON file.",
+        help="Built-in suite (matched, matched-half), an installed suite (human-eval, gsm8k, "
+        "google-queries, health-search, knghtbrd), or a JSONL, CSV, Parquet or ShareGPT JSON file.",
     ),
 ]
 
 
 @app.command
 def demo(*, out: Path = Path("demo"), json: Json = False) -> None:
-    """Capture the toy model on the matched suite, analyse it and draw the report.
+    """Capture the toy model on half of the matched suite, analyse it and draw the report.
 
     Args:
         out: Folder for demo.moe, results.json and report.html.
