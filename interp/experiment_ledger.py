@@ -4,9 +4,8 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +18,7 @@ SAVED_EVERY = 20.0
 """Seconds of passes that a stop can cost."""
 USUAL = "usual"
 """Name of the run without an intervention."""
-Under = AbstractContextManager[Any]
+Trial = TypeVar("Trial")
 
 
 class Ledger:
@@ -74,16 +73,16 @@ class Ledger:
 
     def run(
         self,
-        wanted: Sequence[tuple[str, Callable[[], Under | None]]],
-        measure: Callable[[Under | None], Float[np.ndarray, "prompts"]],
+        wanted: Sequence[tuple[str, Callable[[], Trial]]],
+        measure: Callable[[Trial], Float[np.ndarray, "prompts"]],
         *,
         progress: str = "",
     ) -> Float[np.ndarray, "runs prompts"]:
         """Outcomes under the named interventions; those that are not there yet are measured.
 
         Args:
-            wanted: For each its name, and how to make it.
-            measure: Gives the outcome of every prompt.
+            wanted: For each its name, and how to make it, such as an intervention.
+            measure: Gives the outcome of every prompt under what was made.
             progress: What to call the bar on stderr; none if empty.
         """
         missing = {name: make for name, make in wanted if name not in self.outcome}

@@ -15,7 +15,6 @@ from interp.analyses.causal_test import CausalTest, ContrastTest
 from interp.analyses.found_experts import FoundExperts, found_experts, used_more
 from interp.analyses.interaction import Interaction, interaction_of_damage
 from interp.analyses.matched_sets import expert_names, matched_sets
-from interp.cache.errors import InputError
 from interp.experiment_contrasts import (
     Contrast,
     Halves,
@@ -24,42 +23,12 @@ from interp.experiment_contrasts import (
     main_contrast,
     placebo_contrasts,
 )
+from interp.experiment_settings import PipelineSettings
 from interp.experiment_subjects import NO_NORMS, Subjects
 
 Expert = tuple[int, int]
 DamageOfSets = Callable[[Sequence[Sequence[Expert]]], Float[np.ndarray, "sets prompts"]]
 """Damage of taking out each of some sets, to every prompt of the subjects."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineSettings:
-    """The rule by which experts are found and compared; fixed before anything is run.
-
-    Raises:
-        InputError: If a number is outside of its range.
-    """
-
-    alpha: float = 0.05
-    """Level of both searches, after Benjamini and Hochberg."""
-    margin: float = 0.0
-    """Own interaction of an expert that is too small to count, in the unit of the outcome."""
-    n_matched: int = 100
-    """Random matched sets beside the found set."""
-    n_placebo_matched: int = 0
-    """Likewise for each placebo contrast; they are compared by their interactions alone if 0."""
-    with_placebos: bool = True
-    """Whether placebo contrasts are run."""
-    seed: int = 0
-    """Of halves, folds and random sets."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise InputError(f"alpha is {self.alpha}, expected between 0 and 1")
-        if not 0 <= self.margin < float("inf"):
-            raise InputError(f"margin is {self.margin}, expected 0 or more")
-        for name in ("n_matched", "n_placebo_matched", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What can be tried on a model: the outcomes of one measure, under one knockout after another."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from interp.cache.errors import InputError
 from interp.cache.reader import Store
 from interp.cache.records import Prompt
 from interp.experiment_ledger import USUAL, Ledger
-from interp.experiment_pipeline import PipelineSettings
+from interp.experiment_settings import ExperimentSettings
 from interp.experiment_subjects import Subjects
 
 if TYPE_CHECKING:
@@ -27,34 +27,6 @@ SAME_ACCURACY = 0.5
 ACCURACIES = ("option", "letter", "greedy")
 """Outcomes that are right or wrong, as in `interp.hooks.outcomes`."""
 Expert = tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExperimentSettings:
-    """What is measured, how experts are taken out, and the rule by which they are found."""
-
-    outcome: str = "content"
-    """One of `interp.hooks.outcomes.OUTCOMES`."""
-    intervention: str = "reroute"
-    """One of `interp.hooks.interventions.KNOCKOUTS`."""
-    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
-    """How experts are found and compared."""
-    n_curves: int = 20
-    """Matched sets beside the dose-response curve and the sufficiency."""
-    n_noise: int = 32
-    """Items whose noise floor is measured; none if 0."""
-    batch_tokens: int = 4096
-    """Tokens per pass, padding included."""
-    max_new_tokens: int = 32
-    """Of greedy answers, for the outcomes that need them."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_tokens", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("n_curves", "n_noise"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
 class Trials:
@@ -114,6 +86,24 @@ class Trials:
             name = f"{self.intervention} {expert_names(experts)}"
             wanted.append((name, lambda out=experts: self._knockout(self._model, out)))
         progress = f"take out {len(sets)} sets" if self._progress else ""
+        under = self.ledger.run(wanted, self._measure.run, progress=progress)
+        return np.asarray(self.usual - under)
+
+    def damage_of_steering(
+        self, steps: Float[np.ndarray, "directions d_model"], *, site: str, layer: int
+    ) -> Float[np.ndarray, "directions prompts"]:
+        """Usual outcome less the outcome with each direction added at every token."""
+        from interp.hooks.steering import steer_residual
+
+        wanted = []
+        for step in steps:
+            digest = hashlib.sha256(step.astype(np.float64).tobytes()).hexdigest()[:16]
+
+            def make(step: Float[np.ndarray, "d_model"] = step) -> Any:
+                return steer_residual(self._model, step, site=site, layer=layer)
+
+            wanted.append((f"steer {site}:{layer} {digest}", make))
+        progress = f"steer {len(steps)} ways" if self._progress else ""
         under = self.ledger.run(wanted, self._measure.run, progress=progress)
         return np.asarray(self.usual - under)
 

@@ -8,7 +8,7 @@ What the numbers mean and how they fool you: docs/experiments.md.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,21 +29,25 @@ from interp.cache.reader import Store
 from interp.cache.records import Prompt
 from interp.experiment_checks import behaviour_table, noise_table, some_items
 from interp.experiment_contrasts import clusters_of, main_contrast
+from interp.experiment_patches import patch_table
 from interp.experiment_pipeline import (
     DamageOfSets,
     PipelineRun,
     interaction_in,
     run_pipeline,
 )
+from interp.experiment_settings import ExperimentSettings
+from interp.experiment_steering import steering_table
 from interp.experiment_subjects import Subjects
-from interp.experiment_trials import ExperimentSettings, Trials, measure_of, run_facts
+from interp.experiment_trials import ACCURACIES, Trials, measure_of, run_facts
 
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
+    from interp.hooks.measures import Measure
 
 FOLDER = "experiments"
 """Beside the parts of a store."""
-NOISE = 1_000_003
+BESIDE = 1_000_003
 """Apart from the contrasts' own streams of chance."""
 
 
@@ -59,11 +63,8 @@ class Experiment:
     """Interaction over set size; None if nothing was found."""
     sufficiency: Sufficiency | None
     """What the found set does alone in its layers; None if nothing was found."""
-    noise: pd.DataFrame
-    """What runs differ by that should not; see `noise_table`."""
-    behaviour: pd.DataFrame
-    """Shift of routing against change of the outcome; see `behaviour_table`. Not of `content`,
-    which is of other words in the two prompts of an item."""
+    beside: Mapping[str, pd.DataFrame]
+    """Tables `noise`, `behaviour`, `patches` and `steering`; empty where there is none."""
     prompts: pd.DataFrame
     """One row per prompt: fields, half, usual outcome, damage of the found set."""
     run: dict[str, Any]
@@ -80,8 +81,7 @@ class Experiment:
             "sufficiency": (
                 pd.DataFrame() if self.sufficiency is None else self.sufficiency.to_frame()
             ),
-            "noise": self.noise,
-            "behaviour": self.behaviour,
+            **self.beside,
             "prompts": self.prompts,
         }
 
@@ -138,33 +138,51 @@ def run_experiment(
         usable=usable,
     )
     dose, sufficiency = curves(subjects, trials.damage_of_sets, pipeline, settings.n_curves)
-    noise = pd.DataFrame()
-    rng = np.random.default_rng([settings.pipeline.seed, NOISE])
-    if settings.n_noise:
-        noise = noise_table(
-            loaded.model,
-            measure,
-            subjects,
-            among=some_items(subjects, most=settings.n_noise, rng=rng) & usable,
-            batch_tokens=settings.batch_tokens,
-        )
-    behaviour = pd.DataFrame()
-    if settings.outcome not in ("content", "own_answer"):
-        main = pipeline.test.main.experts
-        behaviour = behaviour_table(subjects, trials.usual, experts=main, rng=rng)
     settled = json.loads(json.dumps(asdict(settings)))
     experiment = Experiment(
         test=pipeline.test,
         pipeline=pipeline,
         dose=dose,
         sufficiency=sufficiency,
-        noise=noise,
-        behaviour=behaviour,
+        beside=beside_tables(store, subjects, loaded.model, measure, trials, pipeline, settings),
         prompts=prompt_table(subjects, pipeline, trials),
         run=facts | {"settings": settled, "outcomes": trials.ledger.path.name},
     )
     write_experiment(experiment, where / f"{stem}.json")
     return experiment
+
+
+def beside_tables(
+    store: Store,
+    subjects: Subjects,
+    model: Any,
+    measure: "Measure",
+    trials: Trials,
+    pipeline: PipelineRun,
+    settings: ExperimentSettings,
+) -> dict[str, pd.DataFrame]:
+    """What stands beside the causal test.
+
+    `behaviour` is not of `content`, which is of other words in the two prompts of an item; patches
+    are of `content` alone, where the shared words are what is scored. Steering needs residuals.
+    """
+    main, halves = pipeline.test.main, pipeline.runs[0].halves
+    rng = np.random.default_rng([settings.pipeline.seed, BESIDE])
+    tables = dict.fromkeys(("noise", "behaviour", "patches", "steering"), pd.DataFrame())
+    if settings.n_noise:
+        some = some_items(subjects, most=settings.n_noise, rng=rng)
+        tables["noise"] = noise_table(
+            model, measure, subjects, among=some, batch_tokens=settings.batch_tokens
+        )
+    if settings.outcome in ("answer", *ACCURACIES):
+        tables["behaviour"] = behaviour_table(subjects, trials.usual, experts=main.experts, rng=rng)
+    if settings.outcome == "content" and settings.with_patches:
+        tables["patches"] = patch_table(store, subjects, model, measure, ledger=trials.ledger)
+    if settings.n_random and halves is not None:
+        tables["steering"] = steering_table(
+            store, subjects, trials, halves=halves, rng=rng, n_random=settings.n_random
+        )
+    return tables
 
 
 def curves(

@@ -15,7 +15,8 @@ from interp.experiment_contrasts import (
     main_contrast,
     placebo_contrasts,
 )
-from interp.experiment_pipeline import PipelineSettings, run_pipeline
+from interp.experiment_pipeline import run_pipeline
+from interp.experiment_settings import PipelineSettings
 from interp.experiment_subjects import NO_NORMS, Subjects
 from interp.organisms.simulated import simulated
 from interp.organisms.simulated_design import Simulation

@@ -19,17 +19,24 @@ from interp.cache.records import Prompt
 from interp.experiment_checks import behaviour_table, compare_models, noise_table, paired_prompts
 from interp.experiment_contrasts import main_contrast
 from interp.experiment_ledger import Ledger
-from interp.experiment_pipeline import PipelineSettings, interaction_in, run_pipeline
+from interp.experiment_patches import patch_table
+from interp.experiment_pipeline import interaction_in, run_pipeline
+from interp.experiment_settings import ExperimentSettings, PipelineSettings
 from interp.experiment_subjects import Subjects
-from interp.experiment_trials import ExperimentSettings, Trials, measure_of, run_facts
+from interp.experiment_trials import Trials, measure_of, run_facts
 from interp.experiments import Experiment, curves, run_experiment
 from interp.hooks.capture import capture
+from interp.hooks.interventions import replay_routing
+from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.settings import CaptureSettings
 from tests.store_samples import expect_valid
 from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
 
 QUICK = ExperimentSettings(
-    pipeline=PipelineSettings(alpha=0.9, n_matched=4, with_placebos=False), n_curves=2, n_noise=2
+    pipeline=PipelineSettings(alpha=0.9, n_matched=4, with_placebos=False),
+    n_curves=2,
+    n_noise=2,
+    n_random=3,
 )
 """Almost every expert is found, so that every step has something to do."""
 
@@ -72,7 +79,7 @@ def loaded_once(tiny_folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def store(loaded_once: Any, asked: list[Prompt], tmp_path_factory: Any) -> Store:
     out = tmp_path_factory.mktemp("experiment") / "tiny.moe"
-    settings = CaptureSettings(sites=("expert_output_norms",), logprobs=True)
+    settings = CaptureSettings(sites=("expert_output_norms", "resid_post"), logprobs=True)
     capture(loaded_once, asked, out, settings=settings, progress=False)
     return open_store(out)
 
@@ -103,7 +110,7 @@ def test_every_table_is_on_disk_beside_the_outcomes(done: Experiment, results: P
     np.testing.assert_allclose(done.prompts["damage"], damage)
     assert done.dose is not None
     assert done.dose.sizes[-1] == len(done.test.main.experts)
-    assert not done.noise["interaction"].iloc[0]
+    assert not done.beside["noise"]["interaction"].iloc[0]
 
 
 def test_results_within_a_store_leave_it_whole(done: Experiment, store: Store) -> None:
@@ -160,7 +167,7 @@ def test_accuracy_is_right_or_wrong(
     )
 
     assert set(found.prompts["usual"]) <= {0.0, 1.0}
-    assert set(found.behaviour["shift"]) >= {"bits"}
+    assert set(found.beside["behaviour"]["shift"]) >= {"bits"}
 
 
 def test_answers_need_the_prompts(tiny: Any, store: Store, tmp_path: Path) -> None:
@@ -268,6 +275,107 @@ def test_an_expert_made_to_help_one_condition_has_the_largest_interaction(
         subjects, trials.damage_of_sets, outcome="content", intervention="reroute", settings=FEW
     )
     assert (0, 7) not in run.test.main.experts
+
+
+def test_steering_adds_the_difference_of_the_discovery_means(
+    tiny: Any, store: Store, done: Experiment
+) -> None:
+    subjects, row = Subjects.of_store(store), done.beside["steering"].iloc[0]
+    ends = np.cumsum([0, *store.prompts["n_tokens"]])
+    layer = int(row["layer"])
+    held = store.resid("resid_post", layer)
+    last = np.array([int(np.flatnonzero(held.token_index < end)[-1]) for end in ends[1:]])
+    states = held.values[last]
+    half, condition = done.prompts["half"], done.prompts["condition"]
+    means = [
+        states[(half == "discovery") & (condition == name)].mean(axis=0)
+        for name in ("benchmark", "organic")
+    ]
+    step = torch.from_numpy(means[0] - means[1])
+
+    def add(_: Any, __: Any, output: Any) -> Any:
+        return (output[0] + step, *output[1:]) if isinstance(output, tuple) else output + step
+
+    measure = measure_of(store, subjects, tiny, (), QUICK)
+    usual = measure.run(None)
+    handle = tiny.model.model.layers[layer].register_forward_hook(add)
+    damage = usual - measure.run(None)
+    handle.remove()
+
+    assert row["sign"] == "towards benchmark"
+    for name in ("benchmark", "organic"):
+        expected = damage[(half == "test") & (condition == name)].mean()
+        np.testing.assert_allclose(row[f"damage_{name}"], expected, atol=1e-4)
+    np.testing.assert_allclose(row["length"], np.linalg.norm(step), rtol=1e-5)
+    assert row["n_random"] == 3
+
+
+@pytest.fixture
+def quartets(tiny: Any, tmp_path: Path) -> Store:
+    """Three items in two registers with the same content, and a sham of each with other words."""
+    wrappers = {
+        "benchmark-exam": ("benchmark", "Question: {} Answer:", False),
+        "organic-chat": ("organic", "what should i do, {}", False),
+        "benchmark-exam-sham": ("benchmark", "Question: {} Answer:", True),
+        "organic-chat-sham": ("organic", "what should i do, {}", True),
+    }
+    prompts = []
+    for words in WORDS[:3]:
+        for variant, (condition, pattern, is_sham) in wrappers.items():
+            content = f"{words} is far {words}" if is_sham else f"{words} and how far"
+            prompts.append(
+                Prompt(
+                    text=pattern.format(content),
+                    content=content,
+                    condition=condition,
+                    item_id=words,
+                    variant=variant,
+                )
+            )
+    capture(tiny, prompts, tmp_path / "four.moe", settings=CaptureSettings(), progress=False)
+    return open_store(tmp_path / "four.moe")
+
+
+def test_patches_route_shared_words_as_the_other_register_does(
+    tiny: Any, quartets: Store, tmp_path: Path
+) -> None:
+    subjects = Subjects.of_store(quartets)
+    measure = measure_of(quartets, subjects, tiny, (), QUICK)
+    ledger = Ledger(tmp_path / "patches.npz", {})
+
+    table = patch_table(quartets, subjects, tiny.model, measure, ledger=ledger).set_index("target")
+
+    texts = {each.prompt: each for each in measure.texts}
+    damages = []
+    for item in range(3):
+        benchmark, organic = texts[4 * item], texts[4 * item + 1]
+        routing = quartets.router(prompts=np.array([4 * item]))
+        with replay_routing(
+            tiny.model,
+            expert_indices=routing.expert_indices[benchmark.scored],
+            expert_weights=routing.expert_weights[benchmark.scored],
+            rows=organic.scored,
+        ):
+            patched = mean_logprobs(tiny.model, [organic])
+        damages.append(mean_logprobs(tiny.model, [organic])[0] - patched[0])
+    np.testing.assert_allclose(table.loc["organic", "damage_other"], np.mean(damages), atol=1e-5)
+    assert table.loc["organic", "share_patched_other"] == 1.0
+    assert 0 < table.loc["organic", "share_patched_sham"] < 1
+    row = table.loc["organic"]
+    np.testing.assert_allclose(row["difference"], row["damage_other"] - row["damage_sham"])
+    held = Ledger(tmp_path / "patches.npz", {}).outcome
+    outcomes = [held[f"patch organic {name}"][1::4] for name in ("other", "sham")]
+    low, high = stats.ttest_rel(outcomes[1], outcomes[0]).confidence_interval(0.95)
+    np.testing.assert_allclose([row["difference_low"], row["difference_high"]], [low, high])
+
+
+def test_without_shams_no_routing_is_patched(tiny: Any, store: Store, tmp_path: Path) -> None:
+    subjects = Subjects.of_store(store)
+    measure = measure_of(store, subjects, tiny, (), QUICK)
+
+    assert patch_table(
+        store, subjects, tiny.model, measure, ledger=Ledger(tmp_path / "none.npz", {})
+    ).empty
 
 
 def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:

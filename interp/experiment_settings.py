@@ -1,0 +1,68 @@
+"""What an experiment measures, how it intervenes, and the rule by which it finds experts."""
+
+from dataclasses import dataclass, field
+
+from interp.cache.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """The rule by which experts are found and compared; fixed before anything is run.
+
+    Raises:
+        InputError: If a number is outside of its range.
+    """
+
+    alpha: float = 0.05
+    """Level of both searches, after Benjamini and Hochberg."""
+    margin: float = 0.0
+    """Own interaction of an expert that is too small to count, in the unit of the outcome."""
+    n_matched: int = 100
+    """Random matched sets beside the found set."""
+    n_placebo_matched: int = 0
+    """Likewise for each placebo contrast; they are compared by their interactions alone if 0."""
+    with_placebos: bool = True
+    """Whether placebo contrasts are run."""
+    seed: int = 0
+    """Of halves, folds and random sets."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha is {self.alpha}, expected between 0 and 1")
+        if not 0 <= self.margin < float("inf"):
+            raise InputError(f"margin is {self.margin}, expected 0 or more")
+        for name in ("n_matched", "n_placebo_matched", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings:
+    """What is measured, how experts are taken out, and the rule by which they are found."""
+
+    outcome: str = "content"
+    """One of `interp.hooks.outcomes.OUTCOMES`."""
+    intervention: str = "reroute"
+    """One of `interp.hooks.interventions.KNOCKOUTS`."""
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    """How experts are found and compared."""
+    n_curves: int = 20
+    """Matched sets beside the dose-response curve and the sufficiency."""
+    n_random: int = 20
+    """Random directions beside the direction that is steered along; nothing is steered if 0."""
+    with_patches: bool = True
+    """Whether routing is patched between the wordings of an item."""
+    n_noise: int = 32
+    """Items whose noise floor is measured; none if 0."""
+    batch_tokens: int = 4096
+    """Tokens per pass, padding included."""
+    max_new_tokens: int = 32
+    """Of greedy answers, for the outcomes that need them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("n_curves", "n_random", "n_noise"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
