@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.cache.errors import ModelError
 from interp.hooks.blocks import RoutedBlock, attribute
-from interp.hooks.expert_norms import given_choice
+from interp.hooks.expert_norms import given_choice, unrecorded_forward
 from interp.hooks.router_hook import among
 from interp.hooks.routing import choose, router_logits
 
@@ -110,7 +110,7 @@ class _Watch:
             had = _would_go_there(self._block, hidden, self._experts)
             if not had.any():
                 return
-            usual = _states(self._block.moe.forward(*args, **kwargs))
+            usual = _states(unrecorded_forward(self._block.moe)(*args, **kwargs))
         if torch.equal(_states(output)[had], usual[had]):
             self._refuse(
                 "a fused kernel ran the experts and does not read the bias of their router"

@@ -10,7 +10,7 @@ from interp.cache.errors import InputError
 from interp.hooks.spec import SPECS, UNSUPPORTED, ModelSpec
 
 EDITS = "interp_edits_routing"
-"""Mark on the hooks of `interp.hooks.router_edits`; its value says what they do."""
+"""Mark on the hooks of `interp.hooks.router_hook`; its value says what they do."""
 KNOWN_READS = frozenset[str]().union(*(spec.reads for spec in SPECS))
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.cache.errors import ModelError
 from interp.hooks.blocks import RoutedBlock
@@ -72,6 +72,15 @@ class OneByOne:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the model has experts of its own, and nobody wants norms of them."""
         return copy.deepcopy(self.usual, memo)
+
+
+def unrecorded_forward(module: nn.Module) -> Callable[..., Any]:
+    """The forward of a module past those who record its calls: norms, and traces of nnsight."""
+    forward = module.forward
+    forward = forward.usual if isinstance(forward, OneByOne) else forward
+    if type(forward).__module__.partition(".")[0] == "nnsight":
+        return partial(type(module).forward, module)
+    return forward
 
 
 def record_norms(block: RoutedBlock, keep: Keep) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from interp.cache.errors import ModelError
 from interp.hooks.blocks import EDITS, RoutedBlock
-from interp.hooks.expert_norms import OneByOne, given_choice
+from interp.hooks.expert_norms import given_choice, unrecorded_forward
 from interp.hooks.hook_order import put_first
 from interp.hooks.routing import Choice, router_output
 
@@ -142,9 +142,9 @@ def follows_weights(
 
     Nothing is said about experts that put out nothing at all. Asked once for an implementation.
     """
-    forward = block.experts.forward
-    forward = forward.usual if isinstance(forward, OneByOne) else forward
-    key = (block.experts_implementation, id(getattr(forward, "__func__", forward)))
+    forward = unrecorded_forward(block.experts)
+    function = getattr(forward, "__func__", getattr(forward, "func", forward))
+    key = (block.experts_implementation, id(function))
     if key in PROBED.setdefault(block.experts, set()):
         return True
     rows = slice(0, PROBED_TOKENS)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from torch import Tensor, nn
@@ -403,6 +404,17 @@ def test_experts_that_ignore_their_weights_are_an_error_in_the_pass(
     finally:
         del ALL_EXPERTS_FUNCTIONS["unweighted"]
     assert not all_hooks(model)
+
+
+@BOTH
+@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+def test_layers_that_are_offloaded_are_silenced_as_well(family: str, kind: Intervention) -> None:
+    model = model_of(family)
+    experts = busiest(model)
+    expected = under(model, kind, experts)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with kind(model, experts):
+        assert torch.equal(logits_of(model), expected)
 
 
 @BOTH

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from jaxtyping import config
@@ -335,6 +336,17 @@ def test_gradients_pass_through(site: str) -> None:
     )
     edited(IDS).logits.square().mean().backward()
     torch.testing.assert_close(found, edited.model.embed_tokens.weight.grad)
+
+
+@EVERY_SITE
+def test_layers_that_are_offloaded_are_steered_as_well(site: str) -> None:
+    model = model_of("gpt_oss")
+    direction = direction_for(model)
+    with steer_residual(model, direction, site=site, layer=1):
+        expected = logits_of(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with steer_residual(model, direction, site=site, layer=1):
+        assert torch.equal(logits_of(model), expected)
 
 
 def test_a_norm_that_is_gone_around_is_an_error_in_the_pass() -> None:
