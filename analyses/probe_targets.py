@@ -94,8 +94,9 @@ def field_splits(
 ) -> dict[str, tuple[Shaped[np.ndarray, "prompts"], Splits]]:
     """Target and splits of each value of a field against the rest.
 
-    Of a field with two values the later one alone: either tells the other. Values that occur in
-    one cluster only cannot be both learnt and held out, and are left out.
+    Of a field with two values the later one alone: either tells the other. Values that fewer than
+    three clusters have, or lack, are left out: one is held out, and two are needed to choose the
+    penalty from what is left.
 
     Raises:
         ValueError: If no value is left.
@@ -105,12 +106,12 @@ def field_splits(
         masks = dict(list(masks.items())[-1:])
     found = {}
     for value, target in masks.items():
-        if min(len(np.unique(cluster[side])) for side in (target, ~target)) > 1:
+        if min(len(np.unique(cluster[side])) for side in (target, ~target)) > 2:
             found[value] = (target, cluster_splits(target, cluster, rng=rng))
     if not found:
         raise ValueError(
-            f"the field has {len(set(field.astype(str).tolist()))} value(s), none of which two "
-            "clusters have and two lack; choose a field that several items share"
+            f"the field has {len(set(field.astype(str).tolist()))} value(s), none of which three "
+            "clusters have and three lack; choose a field that several items share"
         )
     return found
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_grid import CELLS, GridScore, grid_probe
 from interp.analyses.probe_surface import surface_features
+from interp.analyses.probes import STRENGTHS
 from interp.cache.records import CONDITIONS
 from interp.compared import Compared, compared
 from interp.study_experts import prompts_of, routed_tokens
@@ -18,6 +19,8 @@ from interp.study_features import readings
 SHAM = "-sham"
 """How the variant of a second wording ends; it counts as its cell."""
 OFF_DIAGONAL = CELLS[1:3]
+OF_SPARSE = 10.0
+"""Strength of the bag of tokens here, fixed beforehand: its many columns make a choice slow."""
 
 
 def grid_tables(
@@ -49,7 +52,8 @@ def grid_tables(
     cells, targets = [], []
     for labels, features in _features(among, layer_of, segment):
         try:
-            found = grid_probe(features, cluster=among.item, rng=rng, **sides)
+            strengths = STRENGTHS if _is_dense(features) else (OF_SPARSE,)
+            found = grid_probe(features, cluster=among.item, rng=rng, strengths=strengths, **sides)
         except ValueError as error:
             return pd.DataFrame(), pd.DataFrame(), f"Wording and wrapper cannot be told: {error}."
         cells.append(_cells(found, labels))
@@ -94,6 +98,10 @@ def _features(
         if layer_of.get(reading.key) == reading.layer:
             labels = {"site": reading.site, "layer": reading.layer, "readout": reading.readout}
             yield labels, reading.features
+
+
+def _is_dense(features: FeatureSource) -> bool:
+    return isinstance(features, np.ndarray) or callable(features)
 
 
 def _cells(found: GridScore, labels: Mapping[str, Any]) -> pd.DataFrame:

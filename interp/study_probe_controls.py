@@ -91,19 +91,27 @@ class Controls:
             "auroc": real.auroc,
             "accuracy": real.accuracy,
             "kind": self.kind_name,
-            **self._selectivity(reading, rng),
+            **self._selectivity(reading, usual_strength(real), rng),
             **self._length(reading, shuffled, rng),
             **self._untrained(reading, real, rng),
             "n_prompts": real.n_prompts,
             "n_clusters": real.n_clusters,
         }
 
-    def _selectivity(self, reading: Reading, rng: np.random.Generator) -> dict[str, float]:
+    def _selectivity(
+        self, reading: Reading, strength: float, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Of the same probe, so under the penalty that the real one chose."""
         if self.kind is None:
             return dict.fromkeys(("kind_accuracy", *SELECTIVITY), np.nan)
         target = self.pair.benchmark
         found = selectivity(
-            reading.features, target=target, kind=self.kind, rng=rng, n_controls=N_CONTROLS
+            reading.features,
+            target=target,
+            kind=self.kind,
+            rng=rng,
+            n_controls=N_CONTROLS,
+            strengths=[strength],
         )
         return {"kind_accuracy": found.accuracy} | {
             name: float(getattr(found, name)) for name in SELECTIVITY
@@ -148,6 +156,12 @@ class Controls:
             else:
                 self.others[other.site, other.layer, other.readout] = other.features
         return self.others.pop(wanted, None)
+
+
+def usual_strength(real: ProbeScore) -> float:
+    """The strength that most splits of a probe chose, the weakest of several."""
+    strengths, times = np.unique(real.strength, return_counts=True)
+    return float(strengths[times.argmax()])
 
 
 def kind_of(pair: Compared) -> str:

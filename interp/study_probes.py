@@ -15,7 +15,7 @@ from interp.compared import COMPARED, Compared
 from interp.results import PROBE_COLUMNS
 from interp.study_experts import prompts_of, routed_tokens
 from interp.study_features import Reading, readings
-from interp.study_probe_controls import Controls
+from interp.study_probe_controls import Controls, usual_strength
 
 
 def too_few(pair: Compared, error: ValueError) -> str:
@@ -61,13 +61,13 @@ def probe_tables(
         return {}, {"probes": too_few(pair, error), "probe_controls": too_few(pair, error)}
     tables = [each.to_frame(site=name, baseline=name) for name, each in baselines.items()]
     best = best_baseline(baselines)
-    controls = Controls.of(pair, untrained, absent=absent)
+    controls = Controls.of(pair, untrained, absent=absent, segment=segment)
     rows = []
     for reading in readings(pair, cluster=pair.item, absent=absent, segment=segment):
         real = probe(reading.features, splits=splits, **alike)
         over = gain(real, baselines[best]).to_frame().assign(best_baseline=best)
         tables.append(pd.concat([_row(real, reading), over], axis=1))
-        shuffled = _shuffled(reading.features, alike, absent)
+        shuffled = _shuffled(reading.features, alike, usual_strength(real), absent)
         if shuffled is not None:
             tables.append(_row(shuffled, reading, baseline="shuffled"))
         rows.append(controls.row(reading, real=real, shuffled=shuffled, rng=rng))
@@ -88,11 +88,11 @@ def _row(found: ProbeScore, reading: Reading, baseline: str = "") -> pd.DataFram
 
 
 def _shuffled(
-    features: FeatureSource, alike: Mapping[str, Any], absent: dict[str, str]
+    features: FeatureSource, alike: Mapping[str, Any], strength: float, absent: dict[str, str]
 ) -> ProbeScore | None:
-    """The shuffled control, unless the shuffle leaves too few of a class to fit on."""
+    """The shuffled control under the penalty of the real probe, unless a class is too small."""
     try:
-        return shuffled_probe(features, **alike)
+        return shuffled_probe(features, strengths=[strength], **alike)
     except ValueError as error:
         absent["probes_shuffled"] = f"Shuffled labels left nothing to fit on: {error}."
         return None

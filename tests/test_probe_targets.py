@@ -95,9 +95,15 @@ def test_of_two_values_one_is_probed() -> None:
         macro_gain(found, scored(1))
 
 
+def test_values_of_two_clusters_are_left_out() -> None:
+    field = np.array(["a"] * 4 + ["b"] * 28 + ["c"] * 28)
+    values = field_splits(field, CLUSTER, rng=np.random.default_rng(0))
+    assert list(values) == ["b", "c"]
+
+
 def test_a_field_that_no_two_clusters_share_is_refused() -> None:
     refused: dict[str, Any] = {"rng": np.random.default_rng(0)}
-    with pytest.raises(ValueError, match=r"the field has 30 value\(s\), none of which two"):
+    with pytest.raises(ValueError, match=r"the field has 30 value\(s\), none of which three"):
         field_splits(CLUSTER.astype(str), CLUSTER, **refused)
     with pytest.raises(ValueError, match="values is empty"):
         macro_probe(lambda _: pytest.fail("no value is probed"), values={})
