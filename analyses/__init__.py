@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interp.analyses.effects import ExpertEffects as ExpertEffects
     from interp.analyses.effects import TestedEffect as TestedEffect
     from interp.analyses.effects import expert_effects as expert_effects
+    from interp.analyses.effects import streamed_expert_effects as streamed_expert_effects
     from interp.analyses.equivalence import Equivalence as Equivalence
     from interp.analyses.equivalence import two_one_sided_tests as two_one_sided_tests
     from interp.analyses.evidence import CausalEvidence as CausalEvidence
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
         vocabulary_specialisation as vocabulary_specialisation,
     )
     from interp.analyses.store_divergence import store_divergence as store_divergence
+    from interp.analyses.store_effects import store_expert_effects as store_expert_effects
     from interp.analyses.streaming import CellCounts as CellCounts
     from interp.analyses.streaming import SlotCounts as SlotCounts
     from interp.analyses.surface import SurfaceAdjustment as SurfaceAdjustment
@@ -251,6 +253,8 @@ _HOMES = {
     "source_variation_of_slots": "between_sources",
     "standing_committee": "load",
     "store_divergence": "store_divergence",
+    "store_expert_effects": "store_effects",
+    "streamed_expert_effects": "effects",
     "surface_adjusted_sums": "surface",
     "surface_features": "probe_surface",
     "sweep_probes": "probe_sweep",

@@ -196,7 +196,7 @@ def streamed_expert_effects(
     """`expert_effects` of tokens that come in parts, with the same result for any parts.
 
     Memory does not grow with the tokens once no new pairs of cluster, token id and previous token
-    turn up; docs/effects.md says what it is made of. Passes over the tokens: about 25 that read no
+    turn up; docs/effects.md says what it is made of. Passes over the tokens: about 17 that read no
     experts, and as many as the counts of all layers are larger than `table_bytes`, three times.
 
     Args:

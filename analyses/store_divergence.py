@@ -1,7 +1,7 @@
 """Divergence of a whole store, read part by part: memory does not grow with its tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,14 @@ from interp.analyses.divergence import Divergence, divergence_of_parts
 from interp.analyses.divergence_result import NO_SHARE
 from interp.analyses.matched_on import match_key
 from interp.analyses.shared_keys import SharedKeys
+from interp.analyses.store_stream import CONDITIONS, store_stream
 from interp.analyses.streaming import RoutedPart, count_cells
+from interp.analyses.token_stream import TokenStream
 
 if TYPE_CHECKING:
     from interp.cache.reader import Store
     from interp.cache.views import TokenBatch
 
-CONDITIONS = ("organic", "benchmark")
 BATCH_TOKENS = 2**14
 
 
@@ -65,22 +66,22 @@ def store_divergence(
     number = pooled_clusters(condition, cluster, rng=rng, at_most=at_most_clusters)
     row = np.where(np.isin(condition, CONDITIONS), 2 * number + (condition == "benchmark"), -1)
     n_clusters = int(number.max()) + 1
-    reading = _Reading(store=store, row=row, take=take, match_on=match_on)
+    stream = store_stream(store, row=row, take=take, batch_tokens=BATCH_TOKENS)
     layers = store.layout.layer_indices
-    cells = count_cells(lambda: reading.parts(layers[:1]))
+    cells = count_cells(lambda: _routed_parts(stream, slice(0, 0), match_on))
     n_keys = len(SharedKeys.of(cells, n_rows=2 * n_clusters).keys)
     per_layer = max(1, n_keys) * 2 * store.layout.n_experts * 4
     at_once = max(1, table_bytes // per_layer)
     seed = int(rng.integers(2**63))  # every block of layers draws the same labellings and flips
     found = []
     for start in range(0, len(layers), at_once):
-        block = layers[start : start + at_once]
+        block = slice(start, start + at_once)
         found.append(
             divergence_of_parts(
-                lambda block=block: reading.parts(block),  # type: ignore[misc]
+                lambda block=block: _routed_parts(stream, block, match_on),  # type: ignore[misc]
                 n_clusters=n_clusters,
                 n_experts=store.layout.n_experts,
-                layer_indices=block,
+                layer_indices=layers[block],
                 rng=np.random.default_rng(seed),
                 n_permutations=n_permutations,
                 cells=cells,
@@ -89,38 +90,16 @@ def store_divergence(
     return _joined(found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """How a store is turned into parts."""
-
-    store: "Store"
-    row: Int[np.ndarray, "prompts"]
-    """-1 for a prompt that takes no part."""
-    take: "Callable[[TokenBatch], Bool[np.ndarray, ' tokens']] | None"
-    match_on: str
-
-    def parts(self, layers: Sequence[int]) -> Iterator[RoutedPart]:
-        """All tokens that take part, in order."""
-        before = (-1, -1)  # prompt and id of the token before the batch
-        for batch in self.store.iter_tokens(batch=BATCH_TOKENS, layers=list(layers)):
-            prompt = np.concatenate([[before[0]], batch.prompt_index])
-            token = np.concatenate([[before[1]], batch.token_id])
-            before = int(prompt[-1]), int(token[-1])
-            previous = np.where(prompt[1:] == prompt[:-1], token[:-1], -1)
-            key = match_key(
-                self.match_on,
-                token_id=batch.token_id,
-                previous_token_id=previous,
-                position=batch.position,
-            )
-            row = self.row[batch.prompt_index]
-            used = row >= 0
-            if self.take is not None:
-                used &= self.take(batch)
-            if used.any():
-                yield RoutedPart(
-                    expert_indices=batch.routing.expert_indices[used], row=row[used], key=key[used]
-                )
+def _routed_parts(stream: TokenStream, layers: slice, match_on: str) -> Iterator[RoutedPart]:
+    """All tokens that take part, in order, each with its key."""
+    for part in stream.parts(layers):
+        key = match_key(
+            match_on,
+            token_id=part.token_id,
+            previous_token_id=part.previous_token_id,
+            position=part.position,
+        )
+        yield RoutedPart(expert_indices=part.expert_indices, row=part.row, key=key)
 
 
 def pooled_clusters(

@@ -31,39 +31,74 @@ def streamed_quantiles(
         >>> streamed_quantiles(lambda: parts, np.array([0.0, 0.5, 1.0]))
         array([1. , 2.5, 4. ])
     """
-    n = sum(int((~np.isnan(part)).sum()) for part in parts())
-    if not n:
+    counts, total = np.zeros((1, 2**BITS), dtype=np.int64), 64
+    known = np.zeros(1, dtype=np.uint64)
+    for part in parts():
+        total = 8 * part.dtype.itemsize
+        _count(counts, ordered_bits(part[~np.isnan(part)]), known, total)
+    if not counts.any():
         return np.empty(0)
-    at = np.asarray(shares) * (n - 1)
-    low = np.floor(at).astype(np.int64)
-    high = np.minimum(low + 1, n - 1)
-    wanted = np.unique(np.concatenate([low, high]))
-    found = _selected(parts, wanted)
-    a, b = found[np.searchsorted(wanted, low)], found[np.searchsorted(wanted, high)]
-    share = at - low  # as numpy has it, so that the ends are met exactly
-    return np.asarray(np.where(share < 0.5, a + (b - a) * share, b - (b - a) * (1.0 - share)))
-
-
-def _selected(
-    parts: Callable[[], Iterable[Float[np.ndarray, "_"]]], rank: Int[np.ndarray, "wanted"]
-) -> Float[np.ndarray, "wanted"]:
-    """The numbers of these ranks, from 0."""
-    prefix = np.zeros(len(rank), dtype=np.uint64)
-    left, width = rank.copy(), 64
-    while width > 0:
+    low, high, share = _ranks(int(counts.sum()), shares)
+    rank = np.unique(np.concatenate([low, high]))
+    prefix, left = _digits(counts[np.zeros(len(rank), dtype=int)], rank)
+    for width in range(total - BITS, 0, -BITS):
         known, of = np.unique(prefix, return_inverse=True)
         counts = np.zeros((len(known), 2**BITS), dtype=np.int64)
-        total = 64
         for part in parts():
-            total = 8 * part.dtype.itemsize
-            width = min(width, total)
             _count(counts, ordered_bits(part[~np.isnan(part)]), known, width)
-        upto = np.cumsum(counts, axis=1)[of]
-        digit = (upto <= left[:, None]).sum(axis=1)
-        left -= np.where(digit > 0, np.take_along_axis(upto, digit[:, None] - 1, axis=1)[:, 0], 0)
-        prefix = (prefix << np.uint64(BITS)) | digit.astype(np.uint64)
-        width -= BITS
-    return _numbers(prefix, total)
+        digit, left = _digits(counts[of], left)
+        prefix = (prefix << np.uint64(BITS)) | digit
+    found = _numbers(prefix, total)
+    return _between(found[np.searchsorted(rank, low)], found[np.searchsorted(rank, high)], share)
+
+
+def quantiles_of_counts(
+    values: Float[np.ndarray, "values"],
+    counts: Int[np.ndarray, "values"],
+    shares: Float[np.ndarray, "quantiles"],
+) -> Float[np.ndarray, "quantiles"]:
+    """`np.quantile` of rising values that occur so often, at least one of them once.
+
+    Example:
+        >>> quantiles_of_counts(np.array([1.0, 2.0]), np.array([3, 1]), np.array([0.5, 1.0]))
+        array([1., 2.])
+    """
+    low, high, share = _ranks(int(counts.sum()), shares)
+    upto = np.cumsum(counts)
+    first, second = (values[np.searchsorted(upto, rank, side="right")] for rank in (low, high))
+    return _between(first, second, share)
+
+
+def _ranks(
+    n: int, shares: Float[np.ndarray, "quantiles"]
+) -> tuple[
+    Int[np.ndarray, "quantiles"], Int[np.ndarray, "quantiles"], Float[np.ndarray, "quantiles"]
+]:
+    """Ranks of the two numbers that a quantile lies between, and how far from the first."""
+    at = shares * (n - 1)
+    low = np.floor(at).astype(np.int64)
+    return low, np.minimum(low + 1, n - 1), at - low
+
+
+def _between(
+    first: Float[np.ndarray, "quantiles"],
+    second: Float[np.ndarray, "quantiles"],
+    share: Float[np.ndarray, "quantiles"],
+) -> Float[np.ndarray, "quantiles"]:
+    """Linear between the two, and as numpy has it, so that both ends are met exactly."""
+    from_second = second - (second - first) * (1.0 - share)
+    return np.asarray(np.where(share < 0.5, first + (second - first) * share, from_second))
+
+
+def _digits(
+    counts: Int[np.ndarray, "wanted digits"], left: Int[np.ndarray, "wanted"]
+) -> tuple[UInt[np.ndarray, "wanted"], Int[np.ndarray, "wanted"]]:
+    """Next digit of the numbers of these ranks, and their ranks among those that share it."""
+    upto = np.cumsum(counts, axis=1)
+    digit = (upto <= left[:, None]).sum(axis=1)
+    before = np.concatenate([np.zeros((len(left), 1), dtype=np.int64), upto], axis=1)
+    passed = np.take_along_axis(before, digit[:, None], axis=1)[:, 0]
+    return digit.astype(np.uint64), left - passed
 
 
 def _count(

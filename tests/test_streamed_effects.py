@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from interp.analyses.cells_contrast import number_units
 from interp.analyses.effects import expert_effects, streamed_expert_effects
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
 from interp.analyses.slot_tables import SlotTable, cell_index, slot_tables
-from interp.analyses.streamed_quantiles import streamed_quantiles
+from interp.analyses.store_effects import store_expert_effects
+from interp.analyses.streamed_quantiles import quantiles_of_counts, streamed_quantiles
 from interp.analyses.surface import streamed_surface
 from interp.analyses.token_stream import TokenPart, TokenStream, stream_of
+from interp.cache.reader import Store, open_store
+from interp.cache.records import PROMPT_FIELDS
+from tests.store_samples import sample, write
 
 
 def study(rng: np.random.Generator, *, n_clusters: int = 10) -> tuple[RoutedTokens, Prompts]:
@@ -58,7 +63,7 @@ def cut(tokens: RoutedTokens, at: list[int]) -> TokenStream:
     return replace(whole, parts=parts)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     at=st.lists(st.integers(0, 10_000), max_size=6),
     seed=st.integers(0, 2**32 - 1),
@@ -171,3 +176,53 @@ def test_streamed_quantiles_are_those_of_numpy(parts: list[list[float]], kind: t
     found = streamed_quantiles(lambda: arrays, shares)
     expected = np.quantile(known, shares) if len(known) else np.empty(0)
     np.testing.assert_array_equal(found, expected)
+    if len(known):
+        values, counts = np.unique(known, return_counts=True)
+        np.testing.assert_array_equal(quantiles_of_counts(values, counts, shares), expected)
+
+
+def written(path: Path) -> Store:
+    """A store of 24 prompts in 12 sources, 3 of them mixed, in parts of a few prompts."""
+    prompts = []
+    for number in range(24):
+        source = number // 2
+        condition = ("organic", "benchmark")[source % 2] if source < 10 else "mixed"
+        fields = {name: f"{name} {number}" for name in PROMPT_FIELDS}
+        fields |= {"condition": condition, "source": f"source {source}"}
+        prompts.append(sample(seed=number, n_tokens=15, prompt=fields))
+    return open_store(write(path, prompts, part_mb=0.02))
+
+
+def test_effects_of_a_store_are_those_of_its_tokens_in_memory(tmp_path: Path) -> None:
+    store = written(tmp_path / "s.moe")
+    condition = store.prompts["condition"].to_numpy(dtype=str)
+    takes_part = (condition != "mixed")[store.prompt_index] & (store.position < 12)
+    before = np.where(store.position == 0, -1, np.append(-1, store.token_id[:-1]))
+    routed = RoutedTokens(
+        expert_indices=store.router().expert_indices[takes_part],
+        token_id=store.token_id[takes_part],
+        previous_token_id=before[takes_part],
+        position=store.position[takes_part],
+        logprob=store.logprob[takes_part],
+        prompt_index=store.prompt_index[takes_part],
+        n_experts=store.layout.n_experts,
+        layer_indices=store.layout.layer_indices,
+    )
+    fields = {name: store.prompts[name].to_numpy(dtype=str) for name in ("source", "template")}
+    prompts = Prompts(
+        benchmark=condition == "benchmark",
+        item=store.prompts["item_id"].to_numpy(dtype=str),
+        **fields,
+    )
+    alike = {"cluster": "source", "n_resamples": 40}
+    whole = expert_effects(routed, prompts, rng=np.random.default_rng(0), **alike)  # type: ignore[arg-type]
+    streamed = store_expert_effects(
+        store,
+        rng=np.random.default_rng(0),
+        take=lambda batch: batch.position < 12,
+        **alike,  # type: ignore[arg-type]
+    )
+    assert streamed.n_clusters == 10
+    np.testing.assert_allclose(
+        streamed.to_frame().astype(float), whole.to_frame().astype(float), atol=1e-10
+    )
