@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from interp import __version__
 from interp.cache.errors import InputError, InterpError, ModelError
+from interp.cli_experiment import experiment
 from interp.cli_imports import fingerprinting, npz, olmoe, vllm
 from interp.cli_options import Json, Several, by_sentence, check_number, check_out, say
 from interp.cli_sharing import diff, pull, push, usage_facts, verify
@@ -150,7 +151,7 @@ def capture(
     say(facts | {"layers_compared_with_router": compared}, json)
 
 
-for command in (run, verify, push, pull, diff):
+for command in (run, experiment, verify, push, pull, diff):
     app.command(command)
 
 

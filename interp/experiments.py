@@ -67,6 +67,8 @@ class Experiment:
     """Tables `noise`, `behaviour`, `patches` and `steering`; empty where there is none."""
     prompts: pd.DataFrame
     """One row per prompt: fields, half, usual outcome, damage of the found set."""
+    path: Path
+    """The JSON file of all tables; the outcomes lie beside it."""
     run: dict[str, Any]
     """Model, store, settings, and the file that holds every outcome."""
 
@@ -146,9 +148,10 @@ def run_experiment(
         sufficiency=sufficiency,
         beside=beside_tables(store, subjects, loaded.model, measure, trials, pipeline, settings),
         prompts=prompt_table(subjects, pipeline, trials),
+        path=where / f"{stem}.json",
         run=facts | {"settings": settled, "outcomes": trials.ledger.path.name},
     )
-    write_experiment(experiment, where / f"{stem}.json")
+    write_experiment(experiment, experiment.path)
     return experiment
 
 

@@ -16,6 +16,7 @@ from scipy import stats
 from interp.cache.errors import InputError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import Prompt
+from interp.cli import main
 from interp.experiment_checks import behaviour_table, compare_models, noise_table, paired_prompts
 from interp.experiment_contrasts import main_contrast
 from interp.experiment_ledger import Ledger
@@ -493,3 +494,18 @@ def test_noise_has_an_interaction_of_its_own(tiny: Any, store: Store) -> None:
     assert table["interaction"][0] == 0.0
     assert (table["interaction"].abs() < 1e-3).all()
     assert (table["n_texts"] == 24).all()
+
+
+def test_the_command_says_what_was_found_and_where_it_lies(
+    store: Store, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--model", str(tiny_folder), "--out", str(tmp_path)]
+    few = ["--no-placebos", "--matched", "3", "--random", "0", "--json"]
+    main(["experiment", str(store.path), *where, *few])
+
+    said = json.loads(capsys.readouterr().out)
+    assert Path(said["tables"]).is_file()
+    assert said["n_found"] == len(said.get("experts", "").split())
+    with pytest.raises(SystemExit, match="2"):
+        main(["experiment", str(store.path), "--model", "toy", "--matched", "-1"])
+    assert "--matched is -1, expected 0 or more" in capsys.readouterr().err
