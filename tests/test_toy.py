@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from interp import organisms
-from interp.organisms.corpus import Document, _python_files
+from interp.organisms.corpus import Document, python_files
 from interp.organisms.evaluate import (
     bigram_loss,
     layer_load,
@@ -77,7 +77,7 @@ def test_the_card_claims_what_was_asked_for() -> None:
 @pytest.mark.slow
 def test_held_out_python_is_as_likely_as_the_card_says(toy: Any) -> None:
     model, tokenizer = toy
-    held_out = [document for document in _python_files() if document.is_held_out]
+    held_out = [document for document in python_files() if document.is_held_out]
     rows = tokens_of(held_out, tokenizer)[: 16 * 256].reshape(-1, 256)
     loss, slots = model_loss(model, rows)
     with torch.inference_mode():

