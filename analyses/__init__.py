@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from interp.analyses.behaviour import RankCorrelation as RankCorrelation
+    from interp.analyses.behaviour import rank_correlation as rank_correlation
+    from interp.analyses.behaviour import shift_bits as shift_bits
+    from interp.analyses.behaviour import shift_towards as shift_towards
     from interp.analyses.between_sources import BetweenSources as BetweenSources
     from interp.analyses.between_sources import between_source_variation as between_source_variation
     from interp.analyses.between_sources import (
         source_variation_of_slots as source_variation_of_slots,
     )
+    from interp.analyses.causal_test import CausalTest as CausalTest
+    from interp.analyses.causal_test import ContrastTest as ContrastTest
+    from interp.analyses.causal_test import additive_damage as additive_damage
     from interp.analyses.cells import ClusterSums as ClusterSums
     from interp.analyses.cells import mean_difference_sums as mean_difference_sums
     from interp.analyses.cells import token_adjusted_sums as token_adjusted_sums
@@ -31,6 +38,12 @@ if TYPE_CHECKING:
     from interp.analyses.divergence import jensen_shannon_bits as jensen_shannon_bits
     from interp.analyses.divergence import point_divergence as point_divergence
     from interp.analyses.divergence import usage_divergence as usage_divergence
+    from interp.analyses.dose_response import DoseResponse as DoseResponse
+    from interp.analyses.dose_response import Sufficiency as Sufficiency
+    from interp.analyses.dose_response import all_but as all_but
+    from interp.analyses.dose_response import difference_between_models as difference_between_models
+    from interp.analyses.dose_response import dose_response_of_damage as dose_response_of_damage
+    from interp.analyses.dose_response import nested_sets as nested_sets
     from interp.analyses.effects import ExpertEffects as ExpertEffects
     from interp.analyses.effects import TestedEffect as TestedEffect
     from interp.analyses.effects import expert_effects as expert_effects
@@ -43,6 +56,9 @@ if TYPE_CHECKING:
     from interp.analyses.features import length_features as length_features
     from interp.analyses.features import mean_by_prompt as mean_by_prompt
     from interp.analyses.features import routing_features as routing_features
+    from interp.analyses.found_experts import FoundExperts as FoundExperts
+    from interp.analyses.found_experts import needed_more as needed_more
+    from interp.analyses.found_experts import used_more as used_more
     from interp.analyses.held_out_sources import SourcePair as SourcePair
     from interp.analyses.held_out_sources import SourcePairAuroc as SourcePairAuroc
     from interp.analyses.held_out_sources import auroc_gain_interval as auroc_gain_interval
@@ -51,6 +67,9 @@ if TYPE_CHECKING:
     from interp.analyses.held_out_sources import over_source_pairs as over_source_pairs
     from interp.analyses.held_out_sources import source_pair_splits as source_pair_splits
     from interp.analyses.held_out_sources import why_no_source_pairs as why_no_source_pairs
+    from interp.analyses.interaction import Interaction as Interaction
+    from interp.analyses.interaction import damage_per_slot as damage_per_slot
+    from interp.analyses.interaction import interaction_of_damage as interaction_of_damage
     from interp.analyses.jackknife import Jackknife as Jackknife
     from interp.analyses.jackknife import cluster_jackknife as cluster_jackknife
     from interp.analyses.jackknife import q_values as q_values
@@ -70,6 +89,8 @@ if TYPE_CHECKING:
     from interp.analyses.matched_on import MatchedOn as MatchedOn
     from interp.analyses.matched_on import divergence_matched_on as divergence_matched_on
     from interp.analyses.matched_on import match_key as match_key
+    from interp.analyses.matched_sets import MatchedSets as MatchedSets
+    from interp.analyses.matched_sets import draw_matched_sets as draw_matched_sets
     from interp.analyses.paths import ExpertPaths as ExpertPaths
     from interp.analyses.paths import expert_paths as expert_paths
     from interp.analyses.paths import path_counts as path_counts
@@ -130,6 +151,8 @@ if TYPE_CHECKING:
     from interp.analyses.store_effects import store_expert_effects as store_expert_effects
     from interp.analyses.streaming import CellCounts as CellCounts
     from interp.analyses.streaming import SlotCounts as SlotCounts
+    from interp.analyses.super_experts import flag_super_experts as flag_super_experts
+    from interp.analyses.super_experts import largest_norms as largest_norms
     from interp.analyses.surface import SurfaceAdjustment as SurfaceAdjustment
     from interp.analyses.surface import surface_adjusted_sums as surface_adjusted_sums
     from interp.analyses.token_classes import class_npmi as class_npmi
@@ -143,30 +166,37 @@ _HOMES = {
     "Added": "probe_blocks",
     "BetweenSources": "between_sources",
     "CausalEvidence": "evidence",
+    "CausalTest": "causal_test",
     "CellCounts": "streaming",
     "ClusterSums": "cells",
     "Coactivation": "coactivation",
     "Confirmation": "confirmation",
+    "ContrastTest": "causal_test",
     "ControlledProbe": "probe_study",
     "DescriptionLength": "probe_controls",
     "Directions": "directions",
     "Divergence": "divergence",
     "DomainSpecialisation": "specialisation",
+    "DoseResponse": "dose_response",
     "Equivalence": "equivalence",
     "Evidence": "evidence",
     "ExpertEffects": "effects",
     "ExpertLoad": "load",
     "ExpertPaths": "paths",
     "ExpertRelevance": "saliency",
+    "FoundExperts": "found_experts",
     "Gain": "probe_gain",
     "GridScore": "probe_grid",
+    "Interaction": "interaction",
     "Jackknife": "jackknife",
     "MacroScore": "probe_targets",
     "MatchedOn": "matched_on",
+    "MatchedSets": "matched_sets",
     "MaxT": "relabelling",
     "Power": "power",
     "ProbeScore": "probes",
     "RUNGS": "ladder",
+    "RankCorrelation": "behaviour",
     "ReapSums": "saliency",
     "RouterSplit": "probe_blocks",
     "RoutingMargins": "margins",
@@ -179,6 +209,7 @@ _HOMES = {
     "Splits": "probe_splits",
     "StandingCommittee": "load",
     "Step": "ladder",
+    "Sufficiency": "dose_response",
     "SurfaceAdjustment": "surface",
     "Sweep": "probe_sweep",
     "TestedEffect": "effects",
@@ -188,6 +219,8 @@ _HOMES = {
     "VocabularySpecialisation": "specialisation",
     "WithinTokenUsage": "probe_residual_usage",
     "added_by": "probe_blocks",
+    "additive_damage": "causal_test",
+    "all_but": "dose_response",
     "auroc_gain_interval": "held_out_sources",
     "auroc_over_source_pairs": "held_out_sources",
     "bag_of_tokens": "probe_surface",
@@ -200,11 +233,15 @@ _HOMES = {
     "coactivation_counts": "coactivation",
     "confirm": "confirmation",
     "controlled_probe": "probe_study",
+    "damage_per_slot": "interaction",
     "description_length": "probe_controls",
     "detectable_effects": "power",
+    "difference_between_models": "dose_response",
     "discovery_half": "confirmation",
     "divergence_matched_on": "matched_on",
     "domain_specialisation": "specialisation",
+    "dose_response_of_damage": "dose_response",
+    "draw_matched_sets": "matched_sets",
     "expected_together": "coactivation",
     "expert_coactivation": "coactivation",
     "expert_effects": "effects",
@@ -213,11 +250,14 @@ _HOMES = {
     "expert_relevance": "saliency",
     "expert_usage": "usage",
     "field_splits": "probe_targets",
+    "flag_super_experts": "super_experts",
     "gain": "probe_gain",
     "grid_probe": "probe_grid",
     "held_out_source_pairs": "held_out_sources",
     "index_splits": "probe_splits",
+    "interaction_of_damage": "interaction",
     "jensen_shannon_bits": "divergence",
+    "largest_norms": "super_experts",
     "length_features": "features",
     "load_entropy_bits": "load",
     "load_gini": "load",
@@ -227,6 +267,8 @@ _HOMES = {
     "max_t_test": "relabelling",
     "mean_by_prompt": "features",
     "mean_difference_sums": "cells",
+    "needed_more": "found_experts",
+    "nested_sets": "dose_response",
     "normalised_pmi": "token_classes",
     "one_against_rest": "probe_surface",
     "over_source_pairs": "held_out_sources",
@@ -237,6 +279,7 @@ _HOMES = {
     "probe": "probes",
     "probe_directions": "directions",
     "q_values": "jackknife",
+    "rank_correlation": "behaviour",
     "reap_sums": "saliency",
     "relevant_experts": "saliency",
     "router_saturation": "saturation",
@@ -246,6 +289,8 @@ _HOMES = {
     "routing_margins": "margins",
     "saturation_over_depth": "saturation",
     "selectivity": "probe_controls",
+    "shift_bits": "behaviour",
+    "shift_towards": "behaviour",
     "shuffled_probe": "probes",
     "slots_by_prompt": "usage",
     "source_cosines": "directions",
@@ -263,6 +308,7 @@ _HOMES = {
     "two_one_sided_tests": "equivalence",
     "usage_by": "usage",
     "usage_divergence": "divergence",
+    "used_more": "found_experts",
     "variances": "power",
     "vocabulary_specialisation": "specialisation",
     "why_no_source_pairs": "held_out_sources",

@@ -82,7 +82,7 @@ class DoseResponse:
         return frame.assign(matched_low=quantiles[0], matched_high=quantiles[1])
 
 
-def dose_response(
+def dose_response_of_damage(
     sizes: Sequence[int],
     damage: Float[np.ndarray, "sizes prompts"],
     *,
@@ -171,4 +171,3 @@ def difference_between_models(
     return interaction_of_damage(
         (first - second)[None], benchmark=benchmark, item=item, clusters=clusters
     )
-

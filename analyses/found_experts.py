@@ -69,7 +69,7 @@ def used_more(
     return (q <= alpha) & (usage[0].effect > 0), q
 
 
-def found_experts(
+def needed_more(
     candidates: Sequence[Expert],
     own: Interaction | None,
     *,

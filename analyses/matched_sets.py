@@ -46,7 +46,7 @@ def expert_names(experts: Sequence[Expert]) -> str:
     return " ".join(f"{layer}:{expert}" for layer, expert in experts)
 
 
-def matched_sets(
+def draw_matched_sets(
     found: Sequence[Expert],
     *,
     usage: Float[np.ndarray, "layers experts"],
@@ -82,8 +82,8 @@ def matched_sets(
 
     Example:
         >>> usage = np.array([[0.3, 0.29, 0.01, 0.4]])
-        >>> matched_sets([(7, 0)], usage=usage, layer_indices=[7], rng=np.random.default_rng(0),
-        ...     n_sets=3).notes
+        >>> rng = np.random.default_rng(0)
+        >>> draw_matched_sets([(7, 0)], usage=usage, layer_indices=[7], rng=rng, n_sets=3).notes
         ('expert 0 of layer 7 has 1 neighbours of 3 whose usage is off by more than a factor of 2',)
     """
     if not found or n_sets < 1:

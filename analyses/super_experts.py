@@ -33,7 +33,7 @@ def largest_norms(
     return largest
 
 
-def super_experts(
+def flag_super_experts(
     largest: Float[np.ndarray, "layers experts"],
 ) -> Bool[np.ndarray, "layers experts"]:
     """Experts whose largest output is far beyond that of nearly all others.

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from interp.hooks.interventions import reroute as reroute
     from interp.hooks.interventions import zero as zero
     from interp.hooks.load import LoadedModel as LoadedModel
+    from interp.hooks.measures import Measure as Measure
+    from interp.hooks.measures import measure_prompts as measure_prompts
+    from interp.hooks.noise_floor import NoiseFloor as NoiseFloor
+    from interp.hooks.noise_floor import measure_noise_floor as measure_noise_floor
+    from interp.hooks.outcomes import OUTCOMES as OUTCOMES
+    from interp.hooks.outcomes import mean_logprobs as mean_logprobs
     from interp.hooks.pass_records import PassRecords as PassRecords
     from interp.hooks.render import render_prompt as render_prompt
     from interp.hooks.router_space import router_weights as router_weights
@@ -33,12 +39,18 @@ _HOMES = {
     "CaptureSettings": "settings",
     "KNOCKOUTS": "interventions",
     "LoadedModel": "load",
+    "Measure": "measures",
+    "NoiseFloor": "noise_floor",
+    "OUTCOMES": "outcomes",
     "PassRecords": "pass_records",
     "RoutingTap": "tap",
     "SharedTokens": "shared_tokens",
     "boost": "boosting",
     "examine": "doctor",
     "find_shared_tokens": "shared_tokens",
+    "mean_logprobs": "outcomes",
+    "measure_noise_floor": "noise_floor",
+    "measure_prompts": "measures",
     "patch_residual": "steering",
     "patch_routing": "routing_patch",
     "render_prompt": "render",

@@ -47,7 +47,7 @@ class NoiseFloor:
         )
 
 
-def noise_floor(
+def measure_noise_floor(
     model: Any,
     texts: Sequence[ScoredText],
     *,

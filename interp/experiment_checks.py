@@ -45,12 +45,12 @@ def noise_table(
     Returns:
         One row per variation; empty where the outcome scores no or several texts for a prompt.
     """
-    from interp.hooks.noise_floor import noise_floor
+    from interp.hooks.noise_floor import measure_noise_floor
 
     texts = [text for text in measure.texts if among[text.prompt]]
     if not texts or len({text.prompt for text in texts}) < len(texts):
         return pd.DataFrame()
-    floor = noise_floor(model, texts, batch_tokens=batch_tokens, other_dtype=other_dtype)
+    floor = measure_noise_floor(model, texts, batch_tokens=batch_tokens, other_dtype=other_dtype)
     damage = np.zeros((len(floor.variations), len(subjects.prompts)))
     damage[:, [text.prompt for text in texts]] = -floor.change
     found = interaction_in(main_contrast(subjects.prompts), subjects, damage, among=among)

@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.analyses.causal_test import CausalTest, ContrastTest
-from interp.analyses.found_experts import FoundExperts, found_experts, used_more
+from interp.analyses.found_experts import FoundExperts, needed_more, used_more
 from interp.analyses.interaction import Interaction, interaction_of_damage
-from interp.analyses.matched_sets import expert_names, matched_sets
+from interp.analyses.matched_sets import draw_matched_sets, expert_names
 from interp.experiment_contrasts import (
     Contrast,
     Halves,
@@ -85,7 +85,7 @@ def run_contrast(
     first = contrast.first & halves.test
     matched = None
     if n_matched:
-        matched = matched_sets(
+        matched = draw_matched_sets(
             found.experts,
             usage=subjects.usage(first),
             layer_indices=subjects.layer_indices,
@@ -131,7 +131,7 @@ def find(
     if candidates:
         damage = damage_of_sets([[each] for each in candidates])
         own = interaction_in(contrast, subjects, damage, among=halves.discovery, by_item=True)
-    return found_experts(
+    return needed_more(
         candidates,
         own,
         usage_effect=usage.effect[is_candidate],

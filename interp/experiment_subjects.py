@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 from interp.analyses.jackknife import Jackknife, cluster_jackknife
 from interp.analyses.routed_tokens import RoutedTokens
 from interp.analyses.saliency import reap_sums
-from interp.analyses.super_experts import largest_norms, super_experts
+from interp.analyses.super_experts import flag_super_experts, largest_norms
 from interp.analyses.surface import surface_adjusted_sums
 from interp.analyses.usage import slots_by_prompt
 from interp.cache.reader import Store
@@ -52,7 +52,7 @@ class Subjects:
         norms, flagged, products = routing.expert_output_norms, None, None
         if norms is not None:
             n_experts = store.layout.n_experts
-            flagged = super_experts(
+            flagged = flag_super_experts(
                 largest_norms(routing.expert_indices, norms, n_experts=n_experts)
             )
             products = routing.expert_weights[pair.token].astype(np.float64) * norms[pair.token]

@@ -21,7 +21,7 @@ from interp.analyses.dose_response import (
     DoseResponse,
     Sufficiency,
     all_but,
-    dose_response,
+    dose_response_of_damage,
     nested_sets,
 )
 from interp.cache.durable import write_whole
@@ -206,7 +206,7 @@ def curves(
         interaction_in(contrast, subjects, damage_of_sets(each), among=among).value
         for each in of_matched
     ]
-    dose = dose_response(
+    dose = dose_response_of_damage(
         sizes,
         damage_of_sets(nested)[:, among],
         matched=np.array(by_size).reshape(len(matched), len(sizes)),

@@ -10,14 +10,14 @@ from interp.analyses.causal_test import CausalTest, ContrastTest, additive_damag
 from interp.analyses.dose_response import (
     all_but,
     difference_between_models,
-    dose_response,
+    dose_response_of_damage,
     nested_sets,
 )
-from interp.analyses.found_experts import found_experts, used_more
+from interp.analyses.found_experts import needed_more, used_more
 from interp.analyses.interaction import damage_per_slot, interaction_of_damage
 from interp.analyses.jackknife import Jackknife
-from interp.analyses.matched_sets import expert_names, matched_sets
-from interp.analyses.super_experts import largest_norms, super_experts
+from interp.analyses.matched_sets import draw_matched_sets, expert_names
+from interp.analyses.super_experts import flag_super_experts, largest_norms
 
 
 def paired(n_items: int, *, seed: int = 0, sets: int = 3) -> tuple[np.ndarray, ...]:
@@ -154,13 +154,13 @@ def test_found_experts_are_needed_more_and_come_largest_first() -> None:
     damage = np.where(benchmark, true, 0.0) + 0.05 * rng.normal(size=(4, 60))
     own = interaction_of_damage(damage, benchmark=benchmark, item=item)
 
-    found = found_experts(
+    found = needed_more(
         [(2, 0), (2, 1), (3, 0), (3, 1)],
         own,
         usage_effect=np.full(4, 0.1),
         usage_q=np.zeros(4),
     )
-    strict = found_experts(
+    strict = needed_more(
         found.candidates, own, usage_effect=np.full(4, 0.1), usage_q=np.zeros(4), margin=0.7
     )
 
@@ -172,7 +172,7 @@ def test_found_experts_are_needed_more_and_come_largest_first() -> None:
 def test_no_candidate_is_no_finding() -> None:
     empty = np.zeros(0)
 
-    assert found_experts([], None, usage_effect=empty, usage_q=empty).experts == ()
+    assert needed_more([], None, usage_effect=empty, usage_q=empty).experts == ()
 
 
 def test_matched_sets_are_other_experts_of_the_same_layers() -> None:
@@ -182,7 +182,7 @@ def test_matched_sets_are_other_experts_of_the_same_layers() -> None:
     excluded = np.zeros((3, 16), dtype=bool)
     excluded[1, 7] = True
 
-    matched = matched_sets(
+    matched = draw_matched_sets(
         found, usage=usage, layer_indices=(4, 7, 9), rng=rng, excluded=excluded, n_sets=100
     )
 
@@ -200,7 +200,7 @@ def test_matched_sets_are_drawn_from_the_nearest_by_usage_and_saliency() -> None
     usage = np.array([[0.2, 0.21, 0.19, 0.2, 0.2, 0.0]])
     saliency = np.array([[1.0, 1.0, 1.0, 90.0, 1.01, np.nan]])
 
-    matched = matched_sets(
+    matched = draw_matched_sets(
         [(0, 0)],
         usage=usage,
         layer_indices=[0],
@@ -217,7 +217,7 @@ def test_matched_sets_are_drawn_from_the_nearest_by_usage_and_saliency() -> None
 def test_an_excluded_expert_is_never_drawn() -> None:
     usage, excluded = np.full((1, 5), 0.2), np.array([[False, True, False, False, False]])
 
-    matched = matched_sets(
+    matched = draw_matched_sets(
         [(0, 0)],
         usage=usage,
         layer_indices=[0],
@@ -230,7 +230,7 @@ def test_an_excluded_expert_is_never_drawn() -> None:
 
 
 def test_a_layer_with_too_few_others_says_so() -> None:
-    matched = matched_sets(
+    matched = draw_matched_sets(
         [(3, 0), (3, 1)],
         usage=np.full((1, 5), 0.2),
         layer_indices=[3],
@@ -245,7 +245,7 @@ def test_a_layer_with_too_few_others_says_so() -> None:
 
 
 def test_experts_that_are_used_far_more_than_all_others_are_named() -> None:
-    matched = matched_sets(
+    matched = draw_matched_sets(
         [(0, 0)],
         usage=np.array([[0.7, 0.1, 0.1, 0.1]]),
         layer_indices=[0],
@@ -260,17 +260,19 @@ def test_experts_that_are_used_far_more_than_all_others_are_named() -> None:
 
 def test_nothing_to_match_is_refused() -> None:
     with pytest.raises(ValueError, match="found has 0 experts and n_sets is 100"):
-        matched_sets([], usage=np.ones((1, 2)), layer_indices=[0], rng=np.random.default_rng(0))
+        draw_matched_sets(
+            [], usage=np.ones((1, 2)), layer_indices=[0], rng=np.random.default_rng(0)
+        )
 
 
 def test_super_experts_are_far_beyond_all_others() -> None:
     largest = np.random.default_rng(0).uniform(1, 2, (4, 32))
     largest[1, 7], largest[2, 3] = 500.0, 18.0
 
-    found = super_experts(largest)
+    found = flag_super_experts(largest)
 
     assert np.argwhere(found).tolist() == [[1, 7]]
-    assert not super_experts(np.random.default_rng(1).uniform(1, 2, (4, 32))).any()
+    assert not flag_super_experts(np.random.default_rng(1).uniform(1, 2, (4, 32))).any()
 
 
 def test_largest_norms_agree_with_a_loop() -> None:
@@ -289,7 +291,7 @@ def test_largest_norms_agree_with_a_loop() -> None:
 
 def test_norms_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="norms that are not finite"):
-        super_experts(np.array([[1.0, np.nan]]))
+        flag_super_experts(np.array([[1.0, np.nan]]))
 
 
 def test_additive_damage_sums_the_members() -> None:
@@ -324,7 +326,9 @@ def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
     damage, benchmark, item = paired(10, sets=4)
     sizes = [1, 2, 4, 7]
 
-    found = dose_response(sizes, damage, matched=np.zeros((0, 4)), benchmark=benchmark, item=item)
+    found = dose_response_of_damage(
+        sizes, damage, matched=np.zeros((0, 4)), benchmark=benchmark, item=item
+    )
 
     slopes = np.array([np.polyfit(sizes, each, 1)[0] for each in damage.T])
     expected = stats.ttest_rel(slopes[benchmark], slopes[~benchmark], alternative="greater")
@@ -336,7 +340,9 @@ def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
 def test_one_size_has_no_slope() -> None:
     damage, benchmark, item = paired(10, sets=1)
 
-    found = dose_response([3], damage, matched=np.ones((5, 1)), benchmark=benchmark, item=item)
+    found = dose_response_of_damage(
+        [3], damage, matched=np.ones((5, 1)), benchmark=benchmark, item=item
+    )
 
     assert found.slope.value.tolist() == [0.0]
     assert found.to_frame()["matched_high"].tolist() == [1.0]

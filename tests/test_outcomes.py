@@ -15,7 +15,7 @@ from interp.cache.records import Message, Prompt
 from interp.hooks.interventions import KNOCKOUTS, reroute, zero
 from interp.hooks.knockout_check import refuse_ignored
 from interp.hooks.measures import measure_prompts
-from interp.hooks.noise_floor import noise_floor
+from interp.hooks.noise_floor import measure_noise_floor
 from interp.hooks.outcome_texts import greedy_answers, is_said, outcome_texts
 from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.render import render_prompt
@@ -254,7 +254,7 @@ def test_experts_that_say_nothing_are_an_error(tiny: Any, prompts: Any) -> None:
 def test_noise_floor_of_float32_is_rounding(tiny: Any, prompts: Any) -> None:
     texts = outcome_texts(prompts, tiny.tokenizer, outcome="content")
 
-    floor = noise_floor(tiny.model, texts)
+    floor = measure_noise_floor(tiny.model, texts)
 
     assert floor.variations == ("repeat", "alone", "left")
     assert not floor.change[0].any()
@@ -272,7 +272,7 @@ def test_noise_floor_of_another_dtype_counts_flips(
     other = load_model(str(tiny_folder), dtype="bfloat16", device_map="cpu").model
     texts = outcome_texts(prompts, tiny.tokenizer, outcome="content")
 
-    floor = noise_floor(tiny.model, texts, other_dtype=other, batch_tokens=1)
+    floor = measure_noise_floor(tiny.model, texts, other_dtype=other, batch_tokens=1)
 
     flips, n_tokens = np.zeros(2), 0
     for text in texts:
@@ -299,4 +299,4 @@ def test_answers_are_said_as_whole_words() -> None:
 
 def test_no_text_has_no_noise(tiny: Any) -> None:
     with pytest.raises(InputError, match="there is no text to run"):
-        noise_floor(tiny.model, [])
+        measure_noise_floor(tiny.model, [])
