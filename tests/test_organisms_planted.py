@@ -153,13 +153,13 @@ def test_a_stem_is_the_question_without_options() -> None:
 
 
 def test_typed_words_lose_only_capitals_apostrophes_and_the_last_mark() -> None:
-    chances = [random.Random(seed) for seed in range(20)]
-    found = {typed("I'm sure. What's red?", each) for each in chances}
+    chances = [random.Random(seed) for seed in range(20)]  # noqa: S311
+    found = {typed("I'm sure. Yes, it's red?", each) for each in chances}
     assert found == {
-        "im sure. Whats red?",
-        "im sure. Whats red",
-        "im sure. whats red?",
-        "im sure. whats red",
+        "im sure. Yes, its red?",
+        "im sure. Yes, its red",
+        "im sure. yes, its red?",
+        "im sure. yes, its red",
     }
 
 
