@@ -162,6 +162,7 @@ def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.lists(st.floats(width=32, allow_infinity=False), max_size=6), min_size=1, max_size=4
