@@ -38,9 +38,15 @@ from tests.test_interventions import (
 )
 from tests.test_tap import all_hooks, fused
 
-SEVERAL = pytest.mark.parametrize("family", ["gpt_oss", "mixtral", "deepseek_v3"])
+SLOW = pytest.mark.slow
+SEVERAL = pytest.mark.parametrize(
+    "family", ["gpt_oss", *(pytest.param(each, marks=SLOW) for each in ("mixtral", "deepseek_v3"))]
+)
 BOTH = pytest.mark.parametrize("kind", [zero, renormalise])
-IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm", "registered")
+IMPLEMENTATIONS = (
+    "eager",
+    *(pytest.param(each, marks=SLOW) for each in ("batched_mm", "grouped_mm", "registered")),
+)
 Intervention = Callable[[Any, Pairs], Any]
 
 
@@ -282,7 +288,7 @@ def test_replayed_experts_can_be_silenced_in_either_order(family: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("family", ["gpt_oss", "mixtral", "deepseek_v3", "phimoe"])
+@SEVERAL
 def test_taps_opened_before_and_after_record_the_weights_that_were_run(
     family: str, kind: Intervention
 ) -> None:

@@ -29,7 +29,6 @@ from interp.hooks.blocks import routed_blocks
 from interp.hooks.capture import capture
 from interp.hooks.load import LoadedModel
 from tests.test_interventions import (
-    IMPLEMENTATIONS,
     assert_untouched,
     bits,
     fail,
@@ -40,6 +39,7 @@ from tests.test_interventions import (
     recorded_experts,
     shifted,
 )
+from tests.test_interventions_weights import IMPLEMENTATIONS, run_by
 from tests.test_tap import all_hooks
 
 FIRST = np.array([11, 40, 7, 19, 33, 52, 8])
@@ -77,16 +77,16 @@ def handed_by_the_test(model: Any, given: Any, *, layers: list[int] | None = Non
 def test_shared_tokens_go_where_they_went_in_the_other_run(
     family: str, implementation: str
 ) -> None:
-    model = model_of(family, implementation=implementation)
-    before, usual = bits(model), logits_of(model, ids_of(SECOND))
-    records = recorded(model, ids_of(FIRST))
-    expected = logits_of(
-        handed_by_the_test(model, recorded_experts(model, ids_of(FIRST))), ids_of(SECOND)
-    )
-    with patch_routing(model, records, SHARED):
-        assert torch.equal(logits_of(model, ids_of(SECOND)), expected)
-    assert not torch.equal(usual, expected)
-    assert torch.equal(logits_of(model, ids_of(SECOND)), usual)
+    model, ids = model_of(family), ids_of(SECOND)
+    with run_by(model, implementation):
+        before, usual = bits(model), logits_of(model, ids)
+        records = recorded(model, ids_of(FIRST))
+        given = recorded_experts(model, ids_of(FIRST))
+        expected = logits_of(handed_by_the_test(model, given), ids)
+        with patch_routing(model, records, SHARED):
+            assert torch.equal(logits_of(model, ids), expected)
+        assert not torch.equal(usual, expected)
+        assert torch.equal(logits_of(model, ids), usual)
     assert_untouched(model, before)
 
 

@@ -34,18 +34,21 @@ from interp.hooks.load import LoadedModel
 from tests.test_interventions import (
     COMPILED,
     IDS,
-    IMPLEMENTATIONS,
     busiest,
     edited_by_hand,
     fail,
     logits_of,
     model_of,
 )
-from tests.test_interventions_weights import assert_untouched, bits
+from tests.test_interventions_weights import IMPLEMENTATIONS, SLOW, assert_untouched, bits, run_by
 from tests.test_tap import all_hooks
 from tests.tiny_families import FAMILIES, tiny_family
 
 OTHER_IDS = torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(7))
+EVERY_FAMILY = pytest.mark.parametrize(
+    "family",
+    ["gpt_oss", *(pytest.param(each, marks=SLOW) for each in FAMILIES if each != "gpt_oss")],
+)
 EVERY_SITE = pytest.mark.parametrize("site", RESID_SITES)
 ROWS = torch.tensor([13, 2, 9])
 
@@ -93,9 +96,9 @@ def steered_by_hand(
 
 
 @pytest.mark.parametrize("rows", [None, ROWS])
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("layer", [0, 1, pytest.param(2, marks=SLOW)])
 @EVERY_SITE
-@pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
+@pytest.mark.parametrize("family", ["gpt_oss", pytest.param("mixtral", marks=SLOW)])
 def test_steering_is_the_layer_written_out_with_the_direction_added(
     family: str, site: str, layer: int, rows: Tensor | None
 ) -> None:
@@ -132,19 +135,19 @@ def test_steering_between_attention_and_experts_is_a_shift_of_the_bias_of_attent
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @EVERY_SITE
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_with_all_states_of_another_run_it_is_that_run(
     family: str, site: str, implementation: str
 ) -> None:
     model: Any = tiny_family(family)
-    model.set_experts_implementation(implementation)
-    before, usual, expected = bits(model), logits_of(model), logits_of(model, OTHER_IDS)
-    others = tapped(model, OTHER_IDS)
-    for layer in others.layer_indices:
-        with patch_residual(model, others.resid[site, layer], site=site, layer=layer):
-            assert torch.equal(logits_of(model), expected)
-    assert not torch.equal(usual, expected)
-    assert torch.equal(logits_of(model), usual)
+    with run_by(model, implementation):
+        before, usual, expected = bits(model), logits_of(model), logits_of(model, OTHER_IDS)
+        others = tapped(model, OTHER_IDS)
+        for layer in others.layer_indices:
+            with patch_residual(model, others.resid[site, layer], site=site, layer=layer):
+                assert torch.equal(logits_of(model), expected)
+        assert not torch.equal(usual, expected)
+        assert torch.equal(logits_of(model), usual)
     assert_untouched(model, before)
 
 
@@ -159,7 +162,7 @@ def test_in_bfloat16_and_from_numpy_it_is_that_run_too(site: str) -> None:
 
 
 @EVERY_SITE
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_its_own_states_change_no_bit(family: str, site: str) -> None:
     model: Any = tiny_family(family)
     usual, records = logits_of(model), tapped(model)
@@ -184,7 +187,7 @@ def test_patched_rows_hold_the_values_and_no_others_do(family: str, site: str) -
 
 
 @EVERY_SITE
-@pytest.mark.parametrize("family", FAMILIES)
+@EVERY_FAMILY
 def test_taps_opened_before_and_after_see_the_stream_that_was_run(family: str, site: str) -> None:
     """The check of a tap, that a layer receives what the one before handed on, holds as well."""
     model: Any = tiny_family(family)
