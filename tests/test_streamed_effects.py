@@ -191,7 +191,7 @@ def written(path: Path) -> Store:
         fields = {name: f"{name} {number}" for name in PROMPT_FIELDS}
         fields |= {"condition": condition, "source": f"source {source}"}
         prompts.append(sample(seed=number, n_tokens=15, prompt=fields))
-    return open_store(write(path, prompts, part_mb=0.02))
+    return open_store(write(path, prompts, part_mb=0.2))
 
 
 def test_effects_of_a_store_are_those_of_its_tokens_in_memory(tmp_path: Path) -> None:
