@@ -40,6 +40,7 @@ from interp.experiment_settings import ExperimentSettings
 from interp.experiment_steering import steering_table
 from interp.experiment_subjects import Subjects
 from interp.experiment_trials import ACCURACIES, Trials, measure_of, run_facts
+from interp.results import EXPERIMENT_TABLES
 
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
@@ -86,6 +87,13 @@ class Experiment:
             **self.beside,
             "prompts": self.prompts,
         }
+
+    def of_results(self) -> dict[str, pd.DataFrame]:
+        """The tables under the names that they have in `interp.results.Results`."""
+        tables = self.tables()
+        named = {f"experiment_{name}": table for name, table in tables.items()}
+        kept = {name: named[name] for name in EXPERIMENT_TABLES if name in named}
+        return {"experiments": tables["contrasts"]} | kept
 
 
 def run_experiment(

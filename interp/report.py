@@ -33,6 +33,8 @@ TEXT_COLUMNS = {"condition", "site", "target", "split", "baseline", "best_baseli
 TEXT_COLUMNS |= {"by", "group", "over", "path", "ranked_by", "cluster", "matched_on", "token_class"}
 TEXT_COLUMNS |= {"committee_over", "readout", "kind", "cell", "part", "added", "to", "method"}
 TEXT_COLUMNS |= {"layers_chosen"}
+TEXT_COLUMNS |= {"contrast", "experts", "notes", "role", "outcome", "intervention"}
+TEXT_COLUMNS |= {"variation", "dtype", "shift", "shuffled", "sign"}
 
 
 def write_report(results: Results, store: Store, out: str | Path) -> None:

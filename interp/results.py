@@ -71,7 +71,27 @@ PROBE_TABLES = (
     "direction_cosines",
 )
 """Tables of probes; see docs/probes.md."""
-TABLES = ("usage", "divergence", "experts", "sources", *PROBE_TABLES, *MEASURES)
+EXPERIMENT_TABLES = (
+    "experiments",
+    "experiment_candidates",
+    "experiment_matched",
+    "experiment_dose",
+    "experiment_sufficiency",
+    "experiment_patches",
+    "experiment_steering",
+    "experiment_behaviour",
+    "experiment_noise",
+)
+"""Tables of experiments on the live model; see docs/experiments.md."""
+TABLES = (
+    "usage",
+    "divergence",
+    "experts",
+    "sources",
+    *PROBE_TABLES,
+    *MEASURES,
+    *EXPERIMENT_TABLES,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +153,25 @@ class Results:
     each class, by normalised pointwise mutual information."""
     margins: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: layer. Margin (nats) between the last chosen expert and the first left out."""
+    experiments: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: contrast, the main one first. Interaction of its found set, in the unit of the outcome,
+    beside matched sets and placebos."""
+    experiment_candidates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: layer, expert: those used more under benchmark. Own knockout in the discovery half."""
+    experiment_matched: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: experts, one matched random set each, with its interaction."""
+    experiment_dose: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: size of the set that is taken out."""
+    experiment_sufficiency: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row: the found set alone in its layers."""
+    experiment_patches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: target, the condition whose prompts are routed as their other wordings."""
+    experiment_steering: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: site, layer, method, sign. Steering beside random directions of equal norm."""
+    experiment_behaviour: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: shift, shuffled. Rank correlation over items with the change of the outcome."""
+    experiment_noise: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Rows: variation. What runs differ by that should not."""
     verdict: dict[str, Any] = field(default_factory=dict)
     """`rung`, `sentence` and `steps` of the ladder; see `interp.analyses.ladder`."""
     run: dict[str, Any]

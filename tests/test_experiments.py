@@ -30,7 +30,10 @@ from interp.hooks.capture import capture
 from interp.hooks.interventions import replay_routing
 from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.settings import CaptureSettings
+from interp.report import with_numbers
+from interp.results import EXPERIMENT_TABLES, read_results, write_results
 from tests.store_samples import expect_valid
+from tests.synthetic_study import synthetic_results
 from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
 
 QUICK = ExperimentSettings(
@@ -494,6 +497,23 @@ def test_noise_has_an_interaction_of_its_own(tiny: Any, store: Store) -> None:
     assert table["interaction"][0] == 0.0
     assert (table["interaction"].abs() < 1e-3).all()
     assert (table["n_texts"] == 24).all()
+
+
+def test_tables_go_into_the_results_of_a_study_and_its_report(
+    done: Experiment, tmp_path: Path
+) -> None:
+    results = replace(synthetic_results(), **done.of_results())
+    write_results(results, tmp_path / "results.json")
+
+    again = with_numbers(read_results(tmp_path / "results.json"))
+
+    for name, table in done.of_results().items():
+        held = getattr(again, name)
+        assert len(held) == len(table)
+        assert list(held) == list(table)
+    assert set(done.of_results()) == set(EXPERIMENT_TABLES)
+    assert again.experiments["experts"][0] == done.test.main.row()["experts"]
+    np.testing.assert_allclose(again.experiments["interaction"][0], done.test.main.value)
 
 
 def test_the_command_says_what_was_found_and_where_it_lies(
