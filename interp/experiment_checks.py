@@ -11,7 +11,7 @@ from interp.analyses.behaviour import rank_correlation, shift_bits, shift_toward
 from interp.analyses.dose_response import difference_between_models
 from interp.cache.errors import InputError
 from interp.experiment_contrasts import clusters_of, main_contrast
-from interp.experiment_pipeline import interaction_in
+from interp.experiment_search import interaction_in
 from interp.experiment_subjects import Expert, Subjects
 
 if TYPE_CHECKING:

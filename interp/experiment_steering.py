@@ -11,7 +11,7 @@ from interp.analyses.directions import METHODS
 from interp.cache.reader import Store
 from interp.compared import COMPARED, compared
 from interp.experiment_contrasts import Halves, main_contrast
-from interp.experiment_pipeline import interaction_in
+from interp.experiment_search import interaction_in
 from interp.experiment_subjects import Subjects
 from interp.experiment_trials import Trials
 from interp.study_directions import study_directions

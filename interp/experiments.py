@@ -17,25 +17,14 @@ import numpy as np
 import pandas as pd
 
 from interp.analyses.causal_test import CausalTest
-from interp.analyses.dose_response import (
-    DoseResponse,
-    Sufficiency,
-    all_but,
-    dose_response_of_damage,
-    nested_sets,
-)
+from interp.analyses.dose_response import DoseResponse, Sufficiency
 from interp.cache.durable import write_whole
 from interp.cache.reader import Store
 from interp.cache.records import Prompt
 from interp.experiment_checks import behaviour_table, noise_table, some_items
-from interp.experiment_contrasts import clusters_of, main_contrast
+from interp.experiment_curves import curves
 from interp.experiment_patches import patch_table
-from interp.experiment_pipeline import (
-    DamageOfSets,
-    PipelineRun,
-    interaction_in,
-    run_pipeline,
-)
+from interp.experiment_pipeline import PipelineRun, run_pipeline
 from interp.experiment_settings import ExperimentSettings
 from interp.experiment_steering import steering_table
 from interp.experiment_subjects import Subjects
@@ -147,7 +136,9 @@ def run_experiment(
         settings=settings.pipeline,
         usable=usable,
     )
-    dose, sufficiency = curves(subjects, trials.damage_of_sets, pipeline, settings.n_curves)
+    dose, sufficiency, why_not = curves(
+        subjects, trials.damage_of_sets, pipeline, settings.n_curves
+    )
     settled = json.loads(json.dumps(asdict(settings)))
     experiment = Experiment(
         test=pipeline.test,
@@ -157,7 +148,7 @@ def run_experiment(
         beside=beside_tables(store, subjects, loaded.model, measure, trials, pipeline, settings),
         prompts=prompt_table(subjects, pipeline, trials),
         path=where / f"{stem}.json",
-        run=facts | {"settings": settled, "outcomes": trials.ledger.path.name},
+        run=facts | {"left_out": why_not, "settings": settled, "outcomes": trials.ledger.path.name},
     )
     write_experiment(experiment, experiment.path)
     return experiment
@@ -194,55 +185,6 @@ def beside_tables(
             store, subjects, trials, halves=halves, rng=rng, n_random=settings.n_random
         )
     return tables
-
-
-def curves(
-    subjects: Subjects, damage_of_sets: DamageOfSets, pipeline: PipelineRun, n_curves: int
-) -> tuple[DoseResponse | None, Sufficiency | None]:
-    """Dose-response and sufficiency of the main found set, in the test half."""
-    main, halves = pipeline.test.main, pipeline.runs[0].halves
-    if not main.experts or halves is None:
-        return None, None
-    contrast, among = main_contrast(subjects.prompts), halves.test
-    clusters = clusters_of(contrast, subjects.prompts, among)
-    matched = () if main.matched_sets is None else main.matched_sets.sets[:n_curves]
-
-    nested = nested_sets(main.experts)
-    sizes = [len(each) for each in nested]
-    of_matched = [[each[:size] for size in sizes] for each in matched]
-    by_size = [
-        interaction_in(contrast, subjects, damage_of_sets(each), among=among).value
-        for each in of_matched
-    ]
-    dose = dose_response_of_damage(
-        sizes,
-        damage_of_sets(nested)[:, among],
-        matched=np.array(by_size).reshape(len(matched), len(sizes)),
-        benchmark=contrast.first[among],
-        item=clusters["item"],
-        clusters=clusters,
-    )
-    left = [
-        all_but(
-            each,
-            usage=subjects.usage(contrast.used),
-            layer_indices=subjects.layer_indices,
-            top_k=subjects.tokens.expert_indices.shape[2],
-        )
-        for each in (main.experts, *matched)
-    ]
-    if not all(out for out, _ in left):
-        return dose, None
-    damage = damage_of_sets([out for out, _ in left])
-    alone = interaction_in(contrast, subjects, damage[:1], among=among)
-    others = interaction_in(contrast, subjects, damage[1:], among=among) if matched else None
-    empty = np.zeros(0)
-    return dose, Sufficiency(
-        interaction=alone,
-        matched_damage=empty if others is None else others.damage_benchmark,
-        matched=empty if others is None else others.value,
-        stay=left[0][1],
-    )
 
 
 def prompt_table(subjects: Subjects, pipeline: PipelineRun, trials: Trials) -> pd.DataFrame:

@@ -19,13 +19,15 @@ from interp.cache.records import Prompt
 from interp.cli import main
 from interp.experiment_checks import behaviour_table, compare_models, noise_table, paired_prompts
 from interp.experiment_contrasts import main_contrast
+from interp.experiment_curves import curves
 from interp.experiment_ledger import Ledger
 from interp.experiment_patches import patch_table
-from interp.experiment_pipeline import interaction_in, run_pipeline
+from interp.experiment_pipeline import run_pipeline
+from interp.experiment_search import interaction_in
 from interp.experiment_settings import ExperimentSettings, PipelineSettings
 from interp.experiment_subjects import Subjects
 from interp.experiment_trials import Trials, measure_of, run_facts
-from interp.experiments import Experiment, curves, run_experiment
+from interp.experiments import Experiment, run_experiment
 from interp.hooks.capture import capture
 from interp.hooks.interventions import replay_routing
 from interp.hooks.outcomes import mean_logprobs
@@ -389,7 +391,7 @@ def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:
         subjects, additive(single), outcome="content", intervention="reroute", settings=FEW
     )
 
-    dose, alone = curves(subjects, additive(single), pipeline, 5)
+    dose, alone, why_not = curves(subjects, additive(single), pipeline, 5)
 
     main, halves = pipeline.test.main, pipeline.runs[0].halves
     assert dose is not None
@@ -406,6 +408,7 @@ def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:
     left = sum(single[layer, expert] for layer, expert in gone)
     np.testing.assert_allclose(alone.interaction.damage_benchmark[0], left[first].mean())
     assert alone.share_worse == 1.0
+    assert why_not == ""
     assert dose.matched.shape == (5, 3)
 
 
