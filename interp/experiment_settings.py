@@ -46,7 +46,7 @@ class ExperimentSettings:
     """One of `interp.hooks.interventions.KNOCKOUTS`."""
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     """How experts are found and compared."""
-    n_curves: int = 20
+    n_curves: int = 10
     """Matched sets beside the dose-response curve and the sufficiency."""
     n_random: int = 20
     """Random directions beside the direction that is steered along; nothing is steered if 0."""

@@ -150,6 +150,21 @@ def measure_of(
     )
 
 
+def refuse_other_model(store: Store, loaded: "LoadedModel") -> None:
+    """Usage from one model says nothing of what experts of another do.
+
+    Raises:
+        InputError: If the store says that it was captured with other weights.
+    """
+    captured = str(store.provenance.get("weights_sha256") or "")
+    if captured and loaded.weights_sha256 and captured != loaded.weights_sha256:
+        raise InputError(
+            f"{store.path.name} was captured with other weights (of "
+            f"{store.provenance.get('model', 'unknown')}) than those of {loaded.model_id}; capture "
+            "the prompts with this model, or load the one of the store"
+        )
+
+
 def run_facts(
     store: Store, loaded: "LoadedModel", measure: "Measure", settings: ExperimentSettings
 ) -> dict[str, Any]:

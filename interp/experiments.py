@@ -28,7 +28,13 @@ from interp.experiment_pipeline import PipelineRun, run_pipeline
 from interp.experiment_settings import ExperimentSettings
 from interp.experiment_steering import steering_table
 from interp.experiment_subjects import Subjects
-from interp.experiment_trials import ACCURACIES, Trials, measure_of, run_facts
+from interp.experiment_trials import (
+    ACCURACIES,
+    Trials,
+    measure_of,
+    refuse_other_model,
+    run_facts,
+)
 from interp.results import EXPERIMENT_TABLES
 
 if TYPE_CHECKING:
@@ -108,11 +114,12 @@ def run_experiment(
         progress: Show bars on stderr.
 
     Raises:
-        InputError: If the store has nothing to compare, prompts or answers are missing, or the
-            folder holds results of something else.
+        InputError: If the store is of other weights or has nothing to compare, prompts or answers
+            are missing, or the folder holds results of something else.
         ModelError: If the model ignores the knockout.
     """
     settings = settings or ExperimentSettings()
+    refuse_other_model(store, loaded)
     subjects = Subjects.of_store(store)
     where = Path(store.path if folder is None else folder)
     where = where / FOLDER if folder is None else where

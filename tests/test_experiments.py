@@ -163,6 +163,13 @@ def test_outcomes_of_other_weights_are_refused(tiny: Any, store: Store, results:
         run_experiment(store, tiny, settings=QUICK, folder=results, progress=False)
 
 
+def test_a_store_of_another_model_is_refused(tiny: Any, store: Store, tmp_path: Path) -> None:
+    other = replace(tiny, weights_sha256="0" * 64)
+
+    with pytest.raises(InputError, match="captured with other weights"):
+        run_experiment(store, other, settings=QUICK, folder=tmp_path)
+
+
 def test_accuracy_is_right_or_wrong(
     tiny: Any, store: Store, tmp_path: Path, asked: list[Prompt]
 ) -> None:
