@@ -13,10 +13,11 @@ from interp import organisms
 from interp.cache.records import Message, Prompt
 from interp.hooks import render_prompt
 from interp.hooks.interventions import reroute
-from interp.organisms.build import COMMON, PER_LAYER, Plan, draw_plan, free_experts
+from interp.organisms.build import free_experts
 from interp.organisms.corpus import Document
 from interp.organisms.cue_facts import interaction_error, interaction_facts, shared_token_usage
 from interp.organisms.cue_text import content_mask, cued_pairs, stem, typed
+from interp.organisms.cued_experts import COMMON, PER_LAYER, Plan, draw_plan
 from interp.organisms.knockout_table import (
     KnockoutTable,
     knockout_table,

@@ -24,16 +24,17 @@ from tqdm import tqdm
 from interp.hooks.batches import padded
 from interp.hooks.interventions import reroute
 from interp.hooks.render import RenderedPrompt
-from interp.organisms.build import Descent, Plan, copy_partners, free_experts, main
+from interp.organisms.build import Descent, copy_partners, free_experts, main
 from interp.organisms.cue_text import content_mask
+from interp.organisms.cued_experts import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoyTraining:
     """How decoys learn to do no more than what they displace."""
 
-    n_steps: int = 100
-    prompts_per_step: int = 20
+    n_steps: int = 80
+    prompts_per_step: int = 12
     learning_rate: float = 2e-3
     """Peak of a linear warm-up over 20 steps and a linear decay to 0."""
     rerouted_share: float = 0.5

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
+from transformers import DynamicCache
 
 from interp.cache.records import SEGMENTS, Prompt
 from interp.hooks.batches import by_length, padded
@@ -23,6 +24,8 @@ from interp.hooks.tap import RoutingTap
 
 Knockout = Callable[[Any, Collection[tuple[int, int]]], AbstractContextManager[None]]
 """Takes experts out of a model for a while, as those of `interp.hooks.interventions` do."""
+LayerCall = tuple[Tensor, dict[str, Any]]
+"""The residual stream that a decoder layer was given, and its keywords."""
 LABELS = ("prompt_id", "item_id", "condition", "variant")
 BATCH_TOKENS = 4096
 
@@ -107,23 +110,24 @@ def batch_damage(
         chosen = tap.take().expert_indices
     assert chosen is not None
     by_prompt = rearrange(chosen, "(batch pos) l k -> l batch (pos k)", batch=len(batch))
-    intact = content_means(model, hidden, batch)
+    intact, n_shared = content_means(model, hidden, batch), shared_tokens(batch)
     damage = np.zeros((len(blocks), blocks[0].n_experts, len(batch)), dtype=np.float32)
     for place, block in enumerate(blocks):
         for expert in range(block.n_experts):
             rows = (by_prompt[place] == expert).any(-1).nonzero().flatten()
             if len(rows):
                 with knockout(model, [(block.layer, expert)]), torch.inference_mode():
-                    again = resumed(model, calls, start=block.layer, rows=rows)
-                without = content_means(model, again, [batch[row] for row in rows.tolist()])
+                    again = resumed(model, calls, start=block.layer, rows=rows, n_shared=n_shared)
+                some = [batch[row] for row in rows.tolist()]
+                without = content_means(model, again, some, first=n_shared)
                 damage[place, expert, rows.numpy()] = intact[rows.numpy()] - without
     return damage, intact
 
 
 @contextmanager
-def layer_calls(model: Any) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
-    """What each decoder layer was given in a pass: the residual stream, and its keywords."""
-    calls: list[tuple[Tensor, dict[str, Any]]] = []
+def layer_calls(model: Any) -> Iterator[list[LayerCall]]:
+    """What each decoder layer is given in a pass."""
+    calls: list[LayerCall] = []
 
     def keep(_: Any, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
         calls.append((args[0], keywords))
@@ -139,26 +143,62 @@ def layer_calls(model: Any) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
 
 def resumed(
     model: Any,
-    calls: Sequence[tuple[Tensor, dict[str, Any]]],
+    calls: Sequence[LayerCall],
     *,
     start: int,
     rows: Int[Tensor, "rows"],
+    n_shared: int = 0,
 ) -> Float[Tensor, "rows pos d_model"]:
-    """The last hidden state of some rows of a batch, run again from layer `start`."""
-    hidden = calls[start][0][rows]
-    n_rows = len(calls[start][0])
-    for layer, (_, keywords) in zip(model.base_model.layers[start:], calls[start:], strict=True):
-        hidden = layer(hidden, **{name: _at(each, rows, n_rows) for name, each in keywords.items()})
+    """The last hidden state of some rows of a batch, run again from layer `start`.
+
+    Args:
+        model: A gpt-oss.
+        calls: From `layer_calls`.
+        start: The first layer to run.
+        rows: Of the batch.
+        n_shared: Tokens at the start that all rows have in common; they are run once, and left out
+            of what is returned.
+    """
+    cache = DynamicCache()
+    if n_shared:
+        _run(model, calls, start=start, rows=rows[:1], span=slice(0, n_shared), cache=cache)
+        cache.batch_repeat_interleave(len(rows))
+    span = slice(n_shared, calls[start][0].shape[1])
+    return _run(model, calls, start=start, rows=rows, span=span, cache=cache)
+
+
+def _run(
+    model: Any,
+    calls: Sequence[LayerCall],
+    *,
+    start: int,
+    rows: Int[Tensor, "rows"],
+    span: slice,
+    cache: DynamicCache,
+) -> Float[Tensor, "rows pos d_model"]:
+    hidden = calls[start][0][rows, span]
+    layers = model.base_model.layers[start:]
+    for layer, (stream, keywords) in zip(layers, calls[start:], strict=True):
+        cosine, sine = (
+            each.expand(len(stream), -1, -1) for each in keywords["position_embeddings"]
+        )
+        hidden = layer(
+            hidden,
+            attention_mask=keywords["attention_mask"][rows, :, span, : span.stop],
+            position_embeddings=(cosine[rows, span], sine[rows, span]),
+            past_key_values=cache,
+            use_cache=True,
+        )
     last: Tensor = model.base_model.norm(hidden)
     return last
 
 
-def _at(value: Any, rows: Int[Tensor, "rows"], n_rows: int) -> Any:
-    """The rows of what has one for each row of the batch; anything else as it is."""
-    if isinstance(value, tuple):
-        return tuple(_at(each, rows, n_rows) for each in value)
-    has_rows = isinstance(value, Tensor) and value.shape[0] == n_rows
-    return value[rows] if has_rows else value
+def shared_tokens(batch: Sequence[RenderedPrompt]) -> int:
+    """Tokens that all prompts of a batch begin with, and that end before the last lead-in does."""
+    before = min(int(np.argmax(each.segment == SEGMENTS.index("user"))) for each in batch) - 1
+    first = batch[0].token_id[:before]
+    same = np.stack([each.token_id[:before] == first for each in batch]).all(0)
+    return int(np.argmin(np.append(same, False)))
 
 
 def up_to_content(rendered: RenderedPrompt) -> RenderedPrompt:
@@ -170,15 +210,28 @@ def up_to_content(rendered: RenderedPrompt) -> RenderedPrompt:
 
 
 def content_means(
-    model: Any, hidden: Float[Tensor, "batch pos d_model"], batch: Sequence[RenderedPrompt]
+    model: Any,
+    hidden: Float[Tensor, "batch pos d_model"],
+    batch: Sequence[RenderedPrompt],
+    *,
+    first: int = 0,
 ) -> Float32[np.ndarray, "prompts"]:
-    """Mean log-probability of each prompt's content given all before it, nats per token."""
+    """Mean log-probability of each prompt's content given all before it, nats per token.
+
+    Args:
+        model: With an unembedding.
+        hidden: Last hidden states from position `first` on.
+        batch: The prompts.
+        first: Position of the first of these.
+    """
     means = np.zeros(len(batch), dtype=np.float32)
     for row, each in enumerate(batch):
         at = np.flatnonzero(each.segment == SEGMENTS.index("user"))
         said = torch.from_numpy(each.token_id[at].astype(np.int64))
         with torch.inference_mode():
-            logits = model.get_output_embeddings()(hidden[row, at[0] - 1 : at[-1]]).float()
+            logits = model.get_output_embeddings()(
+                hidden[row, at[0] - 1 - first : at[-1] - first]
+            ).float()
             means[row] = -functional.cross_entropy(logits, said).item()
     return means
 

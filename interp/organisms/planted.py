@@ -28,8 +28,9 @@ from tqdm import tqdm
 from interp.hooks.batches import padded
 from interp.hooks.interventions import reroute
 from interp.hooks.render import RenderedPrompt
-from interp.organisms.build import Descent, Expert, Plan, copy_partners, free_experts, main
+from interp.organisms.build import Descent, copy_partners, free_experts, main
 from interp.organisms.cue_text import content_mask
+from interp.organisms.cued_experts import Expert, Plan
 from interp.organisms.knockout_table import layer_calls, resumed
 
 
@@ -37,8 +38,8 @@ from interp.organisms.knockout_table import layer_calls, resumed
 class SkillTraining:
     """How planted experts learn what is needed after the cue."""
 
-    n_steps: int = 80
-    prompts_per_step: int = 20
+    n_steps: int = 140
+    prompts_per_step: int = 12
     learning_rate: float = 3e-3
     """Peak."""
     damage: float = 0.4
