@@ -2,13 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from interp.analyses.evidence import Rule
 from interp.cache.errors import InputError
+from interp.experiment_settings import ExperimentSettings
 
 T = TypeVar("T")
 
@@ -40,21 +41,19 @@ class StudyConfig:
     limit: int | None = None
     """At most so many items of each suite or file, each with all of its variants."""
     seed: int = 0
-    """Of permutations, folds, resamples and random sets."""
+    """Of permutations, folds and resamples."""
     capture: Mapping[str, Any] = field(default_factory=lambda: {"logprobs": True})
     """Fields of `interp.hooks.settings.CaptureSettings`."""
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
     """How the tables are computed."""
+    experiments: ExperimentSettings | None = None
+    """How experts are taken out; no experiment is made where the table is not there."""
     rule: Rule = field(default_factory=Rule)
     """Thresholds of the verdict, written into the store before anything is captured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-SECTIONS = {"analysis": AnalysisSettings, "rule": Rule}
-"""Tables of `study.toml` that are read into a dataclass of their own."""
 
 
 def read_study_config(path: str | Path) -> StudyConfig:
@@ -72,17 +71,7 @@ def read_study_config(path: str | Path) -> StudyConfig:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML ({error}); see docs/studies.md for one") from error
-    given: dict[str, Any] = dict(document)
-    for name, kind in SECTIONS.items():
-        if name in given:
-            given[name] = _of_section(path, name, given[name], kind)
-    return _made(path, "", given, StudyConfig)
-
-
-def _of_section(path: Path, name: str, given: Any, kind: type) -> Any:
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: {name} is {given!r}, expected a table; write [{name}] above it")
-    return _made(path, f"{name}.", given, kind)
+    return _made(path, "", document, StudyConfig)
 
 
 def _made(path: Path, prefix: str, given: Mapping[str, Any], kind: type[T]) -> T:
@@ -105,7 +94,7 @@ def _made(path: Path, prefix: str, given: Mapping[str, Any], kind: type[T]) -> T
     }
     try:
         return kind(**values)
-    except ValueError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"{path}: {prefix}{error}") from error
 
 
@@ -122,6 +111,13 @@ PLAIN: Mapping[Any, tuple[type, str]] = {
 
 def _value(path: Path, key: str, value: Any, kind: Any) -> Any:
     """The value as its field wants it; a whole number does where a number is wanted."""
+    table: Any = next((each for each in (kind, *get_args(kind)) if is_dataclass(each)), None)
+    if table is not None:
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{path}: {key} is {value!r}, expected a table; write [{key}] above it"
+            )
+        return _made(path, f"{key}.", value, table)
     if kind == tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise InputError(f'{path}: {key} is {value!r}, expected a list of texts such as ["x"]')

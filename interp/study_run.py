@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp import study
+from interp.analyses.evidence import CausalEvidence
 from interp.cache.errors import InputError
 from interp.cache.manifest import MANIFEST_NAME, canonical_json, read_unfinished
 from interp.cache.reader import Store, open_store
@@ -16,11 +17,13 @@ from interp.cache.versions import installed_versions
 from interp.report import write_report
 from interp.results import Results, read_results, write_results
 from interp.study_config import StudyConfig, read_study_config
+from interp.study_directions import write_directions_beside
+from interp.verdict import verdict_facts, verdict_of
 
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
 
-REGISTERED = ("model", "dtype", "analysis", "rule", "seed")
+REGISTERED = ("model", "dtype", "analysis", "experiments", "rule", "seed")
 """Of the configuration, what stands in the store before anything is captured."""
 
 
@@ -43,7 +46,7 @@ class StudyRun:
 def run_study(
     config: str | Path, out: str | Path | None = None, *, progress: bool = True
 ) -> StudyRun:
-    """Run a study: capture, analyse, judge, report. What is there already is not done again.
+    """Run a study: capture, analyse, take experts out, judge, report; nothing is done twice.
 
     Args:
         config: A `study.toml`; see docs/studies.md.
@@ -71,6 +74,8 @@ def run_study(
     store = captured(settings, run.store, progress=progress)
     changed = changes(store.provenance.get("registered", {}), registered(settings))
     results = analysed(store, settings, run.results, changed=changed, progress=progress)
+    if settings.experiments is not None and results.verdict:
+        results = experimented(store, settings, results, run.results, progress=progress)
     write_report(results, store, run.report)
     return replace(run, verdict=results.verdict, changed=changed)
 
@@ -191,9 +196,40 @@ def analysed(
         n_permutations=settings.analysis.n_permutations,
         n_resamples=settings.analysis.n_resamples,
         rule=settings.rule,
+        targets=settings.analysis.targets,
         progress=progress,
     )
     caveats = [*results.run["caveats"], *changed]
     results = replace(results, run=results.run | {"made_of_sha256": digest, "caveats": caveats})
+    write_results(results, out)
+    write_directions_beside(out, store)
+    return results
+
+
+def experimented(
+    store: Store, settings: StudyConfig, results: Results, out: Path, *, progress: bool
+) -> Results:
+    """The results with the tables of the experiments, and the verdict that goes by them too.
+
+    What the experiments ran is in the folder of the store; only what is missing there is run.
+    """
+    from interp.experiments import run_experiment
+
+    digest = hashlib.sha256(canonical_json(_plain(settings.to_dict())).encode()).hexdigest()
+    if results.run.get("experiments_of_sha256") == digest:
+        return results
+    found = run_experiment(
+        store,
+        study_model(settings),
+        prompts=study_prompts(settings),
+        settings=settings.experiments,
+        folder=out.parent / "experiments",
+        progress=progress,
+    )
+    causal: CausalEvidence = found.test.evidence()
+    verdict = verdict_of(results, rule=settings.rule, causal=causal)
+    run = results.run | {"experiments_of_sha256": digest, "experiments": str(found.path.name)}
+    tables: dict[str, Any] = dict(found.of_results())
+    results = replace(results, verdict=verdict_facts(verdict), run=run, **tables)
     write_results(results, out)
     return results

@@ -6,6 +6,8 @@ import pytest
 
 from interp.analyses.evidence import Rule
 from interp.cache.errors import InputError
+from interp.experiment_pipeline import PipelineSettings
+from interp.experiment_trials import ExperimentSettings
 from interp.study_config import AnalysisSettings, StudyConfig, read_study_config
 
 LEAST = 'model = "toy"\nprompts = ["matched"]\n'
@@ -22,6 +24,7 @@ def test_a_model_and_prompts_are_enough(tmp_path: Path) -> None:
     assert (config.model, config.prompts, config.dtype) == ("toy", ("matched",), "auto")
     assert (config.rule, config.analysis) == (Rule(), AnalysisSettings())
     assert config.capture == {"logprobs": True}
+    assert config.experiments is None
 
 
 def test_every_part_is_read(tmp_path: Path) -> None:
@@ -29,13 +32,17 @@ def test_every_part_is_read(tmp_path: Path) -> None:
         tmp_path,
         'model = "toy"\nprompts = ["matched", "more.jsonl"]\nlimit = 7\nseed = 3\n'
         '[capture]\nsites = ["resid_post"]\n[analysis]\nn_permutations = 9\n'
-        "[rule]\nalpha = 0.01\nmargin_in_even_shares = 1\n",
+        "[rule]\nalpha = 0.01\nmargin_in_even_shares = 1\n"
+        '[experiments]\nintervention = "zero"\n[experiments.pipeline]\nn_matched = 5\n',
     )
 
     assert (config.limit, config.seed) == (7, 3)
     assert config.capture == {"sites": ["resid_post"]}
     assert config.analysis.n_permutations == 9
     assert config.rule == Rule(alpha=0.01, margin_in_even_shares=1.0)
+    assert config.experiments == ExperimentSettings(
+        intervention="zero", pipeline=PipelineSettings(n_matched=5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,6 +57,11 @@ def test_every_part_is_read(tmp_path: Path) -> None:
         (LEAST + "rule = 1", r"rule is 1, expected a table; write \[rule\] above it"),
         ('model = "toy"', "lacks prompts; add it"),
         ('model = "toy"\nprompts = "matched"', r"prompts is 'matched', expected a list of texts"),
+        (
+            LEAST + "[experiments.pipeline]\nn_match = 5",
+            "did you mean experiments.pipeline.n_matched?",
+        ),
+        (LEAST + "[experiments]\nn_noise = -1", "experiments.n_noise is -1, expected 0 or more"),
         ("model = toy", "is not TOML"),
     ],
 )

@@ -17,6 +17,15 @@ limit = 6
 [analysis]
 n_permutations = 5
 n_resamples = 100
+
+[experiments]
+n_random = 0
+n_noise = 2
+with_patches = false
+
+[experiments.pipeline]
+n_matched = 3
+with_placebos = false
 """
 
 
@@ -58,7 +67,10 @@ def test_a_study_runs_to_its_verdict_goes_on_and_shows_a_later_change(
     assert done.verdict["sentence"] in done.report.read_text(encoding="utf-8")
     rule = open_store(done.store).provenance["registered"]["rule"]
     assert rule["alpha"] == 0.05
-    assert json.loads(done.results.read_text())["verdict"]["rung"] == "insufficient"
+    written = json.loads(done.results.read_text())
+    assert written["verdict"]["rung"] == "insufficient"
+    assert written["experiments"][0]["contrast"] == "benchmark - organic"
+    assert (done.results.parent / "experiments" / written["run"]["experiments"]).is_file()
 
     before = done.results.read_bytes()
     with monkeypatch.context() as patch:
