@@ -20,6 +20,7 @@ def experiment(
     placebos: bool = True,
     batch_tokens: int = 4096,
     dtype: str = "auto",
+    noise_dtype: str | None = None,
     seed: int = 0,
     json: Json = False,
 ) -> None:
@@ -40,6 +41,7 @@ def experiment(
         placebos: Run contrasts of no interest through the same search.
         batch_tokens: Tokens per forward pass, padding included.
         dtype: auto for the checkpoint's own, or a name such as float32.
+        noise_dtype: Another dtype to load the model in too, for the noise floor.
         seed: Of halves, folds, random sets and directions.
     """
     for name, value, least in (
@@ -65,7 +67,10 @@ def experiment(
     opened = open_store(store)
     asked = load_several(prompts) if prompts else []
     loaded = load_model(model, dtype=dtype)
-    found = run_experiment(opened, loaded, prompts=asked, settings=settings, folder=out)
+    other = load_model(model, dtype=noise_dtype) if noise_dtype else None
+    found = run_experiment(
+        opened, loaded, prompts=asked, settings=settings, folder=out, other_dtype=other
+    )
     main = found.test.main
     facts: dict[str, Any] = {"n_found": len(main.experts), "notes": " ".join(main.notes)}
     numbers = main.row() | {"largest_placebo": found.test.largest_placebo}

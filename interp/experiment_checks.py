@@ -63,10 +63,16 @@ def noise_table(
 def some_items(
     subjects: Subjects, *, most: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "prompts"]:
-    """Prompts of at most so many items, drawn at random, every variant of each."""
+    """Prompts of at most so many items of each condition, drawn at random, all their variants.
+
+    Items under both conditions are drawn once, so that paired items stay pairs.
+    """
     item = subjects.prompts["item_id"].to_numpy(dtype=str)
-    names = np.unique(item)
-    return np.isin(item, rng.permutation(names)[:most])
+    condition = subjects.prompts["condition"].to_numpy(dtype=str)
+    sides = [set(item[condition == name]) for name in ("benchmark", "organic")]
+    groups = (sides[0] & sides[1], sides[0] - sides[1], sides[1] - sides[0])
+    chosen = [rng.permutation(sorted(group))[:most] for group in groups if group]
+    return np.isin(item, np.concatenate(chosen))
 
 
 def behaviour_table(

@@ -53,7 +53,8 @@ class ExperimentSettings:
     with_patches: bool = True
     """Whether routing is patched between the wordings of an item."""
     n_noise: int = 32
-    """Items whose noise floor is measured; none if 0."""
+    """Items (of each condition, where they are not paired) whose noise floor is measured; none if
+    0."""
     batch_tokens: int = 4096
     """Tokens per pass, padding included."""
     max_new_tokens: int = 32

@@ -98,6 +98,7 @@ def run_experiment(
     prompts: Sequence[Prompt] = (),
     settings: ExperimentSettings | None = None,
     folder: str | Path | None = None,
+    other_dtype: "LoadedModel | None" = None,
     progress: bool = True,
 ) -> Experiment:
     """Find experts that benchmark prompts use and need more, take them out, and compare.
@@ -111,6 +112,7 @@ def run_experiment(
         prompts: Those of the store, with their answers; needed for all outcomes but `content`.
         settings: What is measured and how.
         folder: Where results go; `experiments` within the store's folder if None.
+        other_dtype: The same model loaded in another dtype, for the noise floor.
         progress: Show bars on stderr.
 
     Raises:
@@ -146,13 +148,15 @@ def run_experiment(
     dose, sufficiency, why_not = curves(
         subjects, trials.damage_of_sets, pipeline, settings.n_curves
     )
+    model, other = loaded.model, None if other_dtype is None else other_dtype.model
+    beside = beside_tables(store, subjects, model, measure, trials, pipeline, settings, other=other)
     settled = json.loads(json.dumps(asdict(settings)))
     experiment = Experiment(
         test=pipeline.test,
         pipeline=pipeline,
         dose=dose,
         sufficiency=sufficiency,
-        beside=beside_tables(store, subjects, loaded.model, measure, trials, pipeline, settings),
+        beside=beside,
         prompts=prompt_table(subjects, pipeline, trials),
         path=where / f"{stem}.json",
         run=facts | {"left_out": why_not, "settings": settled, "outcomes": trials.ledger.path.name},
@@ -169,6 +173,8 @@ def beside_tables(
     trials: Trials,
     pipeline: PipelineRun,
     settings: ExperimentSettings,
+    *,
+    other: Any | None = None,
 ) -> dict[str, pd.DataFrame]:
     """What stands beside the causal test.
 
@@ -181,7 +187,12 @@ def beside_tables(
     if settings.n_noise:
         some = some_items(subjects, most=settings.n_noise, rng=rng)
         tables["noise"] = noise_table(
-            model, measure, subjects, among=some, batch_tokens=settings.batch_tokens
+            model,
+            measure,
+            subjects,
+            among=some,
+            batch_tokens=settings.batch_tokens,
+            other_dtype=other,
         )
     if settings.outcome in ("answer", *ACCURACIES):
         tables["behaviour"] = behaviour_table(subjects, trials.usual, experts=main.experts, rng=rng)

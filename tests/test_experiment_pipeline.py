@@ -160,6 +160,29 @@ def test_selection_on_noise_does_not_show_in_the_test_half() -> None:
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "expected"), [(0.0, 0), (0.03, 20)])
+def test_templates_that_differ_are_not_taken_for_the_condition(size: float, expected: int) -> None:
+    """Each template has experts of its own that hurt it; the planted ones hurt benchmark or not."""
+    causal = 0
+    for seed in range(20):
+        subjects, rng = subjects_of(seed=seed), np.random.default_rng(seed + 10_000)
+        template = np.unique(subjects.prompts["template"], return_inverse=True)[1]
+        benchmark = (subjects.prompts["condition"] == "benchmark").to_numpy()
+        single = 0.02 * rng.normal(size=(2, 16, len(template)))
+        if not size:
+            single += 0.03 * rng.normal(size=(2, 16, 12))[:, :, template]
+        for layer, expert, _ in PLANTED:
+            single[layer, expert] += size * benchmark
+        settings = PipelineSettings(n_matched=100, with_placebos=False, seed=seed)
+        evidence = run_pipeline(
+            subjects, additive(single), outcome="content", intervention="reroute", settings=settings
+        ).test.evidence()
+        causal += evidence.n_found > 0 and evidence.low > 0 and evidence.share_below >= 0.95
+
+    assert abs(causal - expected) <= 1
+
+
 def test_placebo_contrasts_go_through_the_same_pipeline() -> None:
     subjects = subjects_of()
     settings = PipelineSettings(n_matched=5)

@@ -17,7 +17,13 @@ from interp.cache.errors import InputError
 from interp.cache.reader import Store, open_store
 from interp.cache.records import Prompt
 from interp.cli import main
-from interp.experiment_checks import behaviour_table, compare_models, noise_table, paired_prompts
+from interp.experiment_checks import (
+    behaviour_table,
+    compare_models,
+    noise_table,
+    paired_prompts,
+    some_items,
+)
 from interp.experiment_contrasts import main_contrast
 from interp.experiment_curves import curves
 from interp.experiment_ledger import Ledger
@@ -493,6 +499,44 @@ def test_experiments_on_other_prompts_are_not_compared() -> None:
     none = table.assign(half="")
     with pytest.raises(InputError, match="have no test half"):
         compare_models(none, none, subjects=subjects)
+
+
+def test_some_items_are_of_both_conditions_and_stay_pairs() -> None:
+    subjects = subjects_of(n_items=20)
+    unpaired = replace(
+        subjects,
+        prompts=subjects.prompts.assign(
+            item_id=subjects.prompts["item_id"] + subjects.prompts["condition"]
+        ),
+    )
+
+    for each in (subjects, unpaired):
+        among = some_items(each, most=3, rng=np.random.default_rng(0))
+        kept = each.prompts[among]
+        assert kept["condition"].value_counts().to_dict() == {"benchmark": 3, "organic": 3}
+    assert (
+        subjects.prompts[some_items(subjects, most=3, rng=np.random.default_rng(0))][
+            "item_id"
+        ].nunique()
+        == 3
+    )
+
+
+def test_another_dtype_stands_among_the_noise(
+    tiny: Any, tiny_folder: Path, store: Store, results: Path
+) -> None:
+    from interp.hooks.load import load_model
+
+    other = load_model(str(tiny_folder), dtype="bfloat16", device_map="cpu")
+    settings = replace(QUICK, n_random=0, n_curves=0)
+
+    found = run_experiment(
+        store, tiny, settings=settings, folder=results, other_dtype=other, progress=False
+    )
+
+    noise = found.beside["noise"].set_index("variation")
+    assert noise.loc["dtype: bfloat16", "change_most_nats"] > 0
+    assert noise.loc["repeat", "change_most_nats"] == 0
 
 
 def test_noise_has_an_interaction_of_its_own(tiny: Any, store: Store) -> None:
