@@ -72,7 +72,7 @@ def climb(evidence: Evidence, *, n_experts: int, rule: Rule | None = None) -> Ve
     unit, power = _unit(evidence), _power(evidence, rule, margin)
     equal, surface = _equal(evidence, margin), _surface(evidence, rule, margin)
     beyond = _beyond(evidence, rule)
-    causal = _causal(evidence.causal, rule)
+    causal = causal_steps(evidence.causal, rule)
     rung, decisive = "insufficient", next((each for each in (unit, power) if not each.holds), None)
     if decisive is None and equal.holds:
         rung, decisive = "no_difference", equal
@@ -191,7 +191,8 @@ def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
     )
 
 
-def _causal(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
+def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
+    """The questions of the last rung with their answers; all must hold."""
     if causal is None or not causal.n_found:
         why = "no experiment was made" if causal is None else "no expert was found to take out"
         return (Step(rung="causal", asks="an experiment on found experts", found=why, holds=False),)
