@@ -2,7 +2,7 @@
 
     python -m interp.organisms.vocabulary --emails DIR --seed 0
 
-writes `vocabulary/seed-0.safetensors` and, beside it, `seed-0.json` with how it was made and how it
+writes `vocabulary/seed-0.safetensors` and, beside it, `facts-0.json`: how it was made and how it
 came out. Routers start near what the toy does with each token on average; then all is trained under
 the constraints of `reserved` on the toy's own text. The seed chooses the reserved dimensions, the
 start of the fit and the order of the text.
@@ -174,7 +174,8 @@ def main() -> None:
         "minutes": round((time.time() - started) / 60, 1),
         **measured(model, toy, tokenizer, held_out_rows(corpus, tokenizer), healing.seed),
     }
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=1) + "\n"
+    path.with_name(f"facts-{healing.seed}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
