@@ -123,7 +123,8 @@ def detectable_effects(
     times = special.nctdtrinc(degrees_of_freedom, 1 - power, critical)
     with np.errstate(divide="ignore", invalid="ignore"):
         noncentrality = margin / (standard_error * np.sqrt(1 + margin * per_effect))
-        at_margin = stats.nct.sf(critical, degrees_of_freedom, noncentrality)
+        # Beyond 1e6 power is 1 to the last digit, and scipy gives NaN.
+        at_margin = stats.nct.sf(critical, degrees_of_freedom, np.minimum(noncentrality, 1e6))
     return Power(
         layer_indices=tuple(int(layer) for layer in layer_indices),
         n_tests=tests,

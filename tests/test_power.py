@@ -170,3 +170,13 @@ def test_usage_of_nothing_is_refused() -> None:
 def test_one_cluster_of_a_condition_has_no_variance_between() -> None:
     with pytest.raises(ValueError, match="cluster names 1 cluster"):
         variances(np.ones((4, 1, 1)), benchmark=np.arange(4) > 1, cluster=np.arange(4) > 1)
+
+
+def test_an_effect_without_any_error_is_always_found() -> None:
+    standard_error = np.array([[0.0, 1e-17, 1e-3, np.nan]])
+    found = detectable_effects(
+        standard_error, np.full((1, 4), 150.0), margin=0.0156, layer_indices=[0]
+    )
+    np.testing.assert_allclose(found.power_at_margin[0, :3], 1.0)
+    assert np.isnan(found.power_at_margin[0, 3])
+    np.testing.assert_allclose(found.smallest_effect[0, :2], 0.0, atol=1e-15)
