@@ -111,12 +111,13 @@ def main(kind: str, train: Train, description: str) -> None:
     parser.add_argument("--seed", type=int, required=True, choices=organisms.SEEDS)
     parser.add_argument("--out", type=Path, default=organisms.change_path(f"{kind}-0").parent)
     parser.add_argument("--only", choices=("build", "measure"))
+    parser.add_argument("--items", type=int, help="measure on so many of matched; all if left out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.only != "measure":
         build(train, arguments.out, seed=arguments.seed)
     if arguments.only != "build":
-        measure(arguments.out, seed=arguments.seed)
+        measure(arguments.out, seed=arguments.seed, n_items=arguments.items)
 
 
 def build(train: Train, out: Path, *, seed: int) -> None:
@@ -127,13 +128,14 @@ def build(train: Train, out: Path, *, seed: int) -> None:
     write_facts(out, {"seed": seed, **asdict(plan), "bytes": n_bytes, "torch": torch.__version__})
 
 
-def measure(out: Path, *, seed: int) -> None:
+def measure(out: Path, *, seed: int, n_items: int | None = None) -> None:
     """Knock every expert of an organism out; write the truth, and add to the facts."""
     toy, tokenizer = organisms.load("toy")
     model = organisms.load("toy")[0]
     apply_changes(model, out / f"seed-{seed}.safetensors")
     facts = json.loads((out / f"facts-{seed}.json").read_text(encoding="utf-8"))
-    prompts = [each for each in load_prompts("matched") if each.condition != "mixed"]
+    suite = load_prompts("matched", limit=n_items)
+    prompts = [each for each in suite if each.condition != "mixed"]
     table = knockout_table(model, tokenizer, prompts, planted=facts["planted"])
     save_table(table, out / f"truth-{seed}.npz")
     facts |= interaction_facts(table)
