@@ -134,6 +134,7 @@ def expert_effects(
     cluster: Literal["source", "item", "template"],
     rng: np.random.Generator,
     n_resamples: int = 10_000,
+    confirmation: Confirmation | None = None,
 ) -> ExpertEffects:
     """Effect of the condition on every expert: raw, token-adjusted and surface-adjusted.
 
@@ -150,6 +151,8 @@ def expert_effects(
             and templates.
         rng: Source of chance.
         n_resamples: Resamples of each max-T test, where not all can be computed.
+        confirmation: That of another kind of cluster with the same halves, so that they are drawn
+            once; drawn here if None.
 
     Returns:
         Effects as shares of routed slots. What cannot be computed is NaN, with a sentence in
@@ -180,7 +183,12 @@ def expert_effects(
     """
     _check(cluster, n_resamples)
     return streamed_expert_effects(
-        stream_of(tokens), prompts, cluster=cluster, rng=rng, n_resamples=n_resamples
+        stream_of(tokens),
+        prompts,
+        cluster=cluster,
+        rng=rng,
+        n_resamples=n_resamples,
+        confirmation=confirmation,
     )
 
 
@@ -192,6 +200,7 @@ def streamed_expert_effects(
     rng: np.random.Generator,
     n_resamples: int = 10_000,
     table_bytes: int = TABLE_BYTES,
+    confirmation: Confirmation | None = None,
 ) -> ExpertEffects:
     """`expert_effects` of tokens that come in parts, with the same result for any parts.
 
@@ -206,6 +215,7 @@ def streamed_expert_effects(
         rng: As there.
         n_resamples: As there.
         table_bytes: Memory for the counts of slots that are held at once.
+        confirmation: As there.
 
     Returns:
         As `expert_effects`.
@@ -220,7 +230,8 @@ def streamed_expert_effects(
     tested = [_tested(each, rng, n_resamples) for each in every_sums]
     sides = np.array([of.n_tokens[prompts.benchmark == side].sum() for side in (False, True)])
     odds, risk = activation_contrasts(sums.active, sides)
-    confirmation = confirmation_of(stream, of, cluster, rng, table_bytes=table_bytes)
+    if confirmation is None:
+        confirmation = confirmation_of(stream, of, cluster, rng, table_bytes=table_bytes)
     return ExpertEffects(
         layer_indices=stream.layer_indices,
         n_experts=stream.n_experts,

@@ -91,7 +91,8 @@ def tested_experts(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Every expert's effect with its tests, its equivalence and the power to find it.
 
-    Where two kinds of clusters are tested, the table has the larger p and the wider interval.
+    Where two kinds of clusters are tested, the table has the larger p and the wider interval; the
+    halves of the confirmation are drawn once (two draws, both of which must confirm, find less).
     `margin` is the largest effect that counts as none, as a share of routed slots.
 
     Returns:
@@ -99,11 +100,20 @@ def tested_experts(
         what was adjusted for, and notes on what cannot be trusted.
     """
     clusters, lacking = clusters_to_test(prompts)
-    every = [
-        expert_effects(tokens, prompts, cluster=each, rng=rng, n_resamples=n_resamples)
-        for each in clusters
-    ]
-    notes = [f"{each.cluster}: {note}" for each in every for note in each.notes]
+    every: list[ExpertEffects] = []
+    for each in clusters:  # items and templates share the halves, which are split by template
+        known = every[0].confirmation if every else None
+        every.append(
+            expert_effects(
+                tokens,
+                prompts,
+                cluster=each,
+                rng=rng,
+                n_resamples=n_resamples,
+                confirmation=known,
+            )
+        )
+    notes = [f"{found.cluster}: {note}" for found in every for note in found.notes]
     facts = {
         "clusters": {each.cluster: each.n_clusters for each in every},
         "recipe": {each.cluster: each.surface_adjusted.max_t.recipe for each in every},

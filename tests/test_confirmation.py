@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from interp import study_experts
 from interp.analyses.cells import mean_difference_sums
 from interp.analyses.confirmation import confirm, discovery_half, nothing_confirmed
 from interp.analyses.effects import expert_effects
@@ -137,6 +138,31 @@ def test_paired_items_are_split_by_template() -> None:
     )  # fmt: skip
     effects = expert_effects(tokens, few, cluster="item", rng=rng, n_resamples=100)
     assert "benchmark has 1 and organic 1 sources or templates" in effects.confirmation.insufficient
+
+
+def test_items_and_templates_of_a_study_are_confirmed_by_one_draw_of_the_halves() -> None:
+    tokens, prompts = study(np.random.default_rng(3), of_source=0.1, effect=2.0, is_paired=True)
+    table, facts = study_experts.tested_experts(
+        tokens, prompts, np.random.default_rng(5), n_resamples=50, margin=0.06
+    )
+    alone = expert_effects(
+        tokens, prompts, cluster="item", rng=np.random.default_rng(5), n_resamples=50
+    )
+    assert list(facts["clusters"]) == ["item", "template"]
+    assert alone.confirmation.is_confirmed[2]
+    np.testing.assert_array_equal(table["is_confirmed"], alone.confirmation.is_confirmed)
+    # Another draw does not confirm the same, so that both at once are fewer than either.
+    again = expert_effects(
+        tokens, prompts, cluster="template", rng=np.random.default_rng(6), n_resamples=50
+    )
+    given = expert_effects(
+        tokens, prompts, cluster="template", rng=np.random.default_rng(6), n_resamples=50,
+        confirmation=alone.confirmation,
+    )  # fmt: skip
+    assert not np.array_equal(
+        again.confirmation.confirmation_effect, alone.confirmation.confirmation_effect
+    )
+    assert given.confirmation is alone.confirmation
 
 
 @pytest.mark.slow
