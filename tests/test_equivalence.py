@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, ttest_ind
 from statsmodels.stats.weightstats import DescrStatsW
 
+from interp.analyses.cells import mean_difference_sums
 from interp.analyses.equivalence import Equivalence, two_one_sided_tests
+from interp.analyses.jackknife import cluster_jackknife
+from interp.analyses.power import detectable_effects
 
 
 def of_samples(samples: np.ndarray, margin: float) -> Equivalence:
@@ -101,3 +104,25 @@ def test_a_margin_of_nothing_is_refused(asked: dict[str, float], match: str) -> 
     one = np.ones((1, 1))
     with pytest.raises(ValueError, match=match):
         two_one_sided_tests(one, one, one, layer_indices=[0], **asked)
+
+
+def test_with_4_and_2_clusters_an_effect_of_the_margin_is_called_inside_in_5_percent() -> None:
+    """Degrees of freedom near 1 make intervals wide, not wrong, where power is next to nothing."""
+    rng, margin, n = np.random.default_rng(0), 0.1, 20_000
+    shares = rng.normal(0.0, 0.03, size=(6, n)) + np.array([margin] * 4 + [0.0] * 2)[:, None]
+    found = cluster_jackknife(
+        mean_difference_sums(shares, benchmark=np.arange(6) < 4, cluster=np.arange(6))
+    )
+    welch = ttest_ind(shares[:4], shares[4:], equal_var=False)
+    np.testing.assert_allclose(found.df, welch.df)
+    values = (each[None] for each in (found.effect, found.standard_error, found.df))
+    result = two_one_sided_tests(*values, margin=margin, layer_indices=[0])
+    interval = welch.confidence_interval(0.9)
+    inside = (interval.low > -margin) & (interval.high < margin)
+    np.testing.assert_array_equal(result.inside[0], inside)
+    assert found.df.min() < 1.01
+    assert 0.02 <= inside.mean() <= binom.ppf(0.999, n, 0.05) / n
+    power = detectable_effects(
+        found.standard_error[None], found.df[None], margin=margin, layer_indices=[0], n_tests=768
+    )
+    assert np.median(power.power_at_margin) < 0.01
