@@ -67,7 +67,7 @@ def selectivity(
         Accuracies from 0 to 1; 0.5 is chance for both.
 
     Raises:
-        ValueError: If fewer than four kinds have two prompts.
+        ValueError: If fewer than four kinds have two prompts, or these leave one class to fit on.
     """
     kinds, of, size = np.unique(kind, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(size > 1)
@@ -77,6 +77,11 @@ def selectivity(
             "give the item, template or another field that repeats"
         )
     splits = _within_kinds(of, size, n_folds, rng)
+    if not all(0 < target[fitted].sum() < fitted.sum() for fitted, _ in splits):
+        raise ValueError(
+            "prompts that share a kind have one class of the target in a part to be fitted on, and "
+            "a control task needs both; give more prompts, or a kind that goes across classes"
+        )
 
     def accuracy(labels: Bool[np.ndarray, "prompts"]) -> Estimate:
         found = held_out_scores(

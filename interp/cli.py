@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 
 from interp import __version__
 from interp.cache.errors import InputError, InterpError, ModelError
@@ -393,6 +393,10 @@ def usage_sentence(error: CycloptsError) -> str:
     said = str(error).strip(" .?").replace(". ", "; ")
     if isinstance(error, UnusedCliTokensError):
         said = f"there is no place for {' '.join(error.unused_tokens or ())}"
+    if isinstance(error, UnknownCommandError):
+        known = [name for name in error.app or app if not name.startswith("-")]
+        said = said.partition(" Available")[0].rstrip(";?")
+        said = f"{said}; the commands are {', '.join(known)}"
     command = " ".join((app.name[0], *(error.command_chain or ())))
     return f"{said}; see {command} --help"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from interp.analyses.probe_choice import FeatureSource
 from interp.analyses.probe_controls import description_length, selectivity
@@ -104,15 +104,18 @@ class Controls:
         """Of the same probe, so under the penalty that the real one chose."""
         if self.kind is None:
             return dict.fromkeys(("kind_accuracy", *SELECTIVITY), np.nan)
-        target = self.pair.benchmark
-        found = selectivity(
-            reading.features,
-            target=target,
-            kind=self.kind,
-            rng=rng,
-            n_controls=N_CONTROLS,
-            strengths=[strength],
-        )
+        try:
+            found = selectivity(
+                reading.features,
+                target=self.pair.benchmark,
+                kind=self.kind,
+                rng=rng,
+                n_controls=N_CONTROLS,
+                strengths=[strength],
+            )
+        except ValueError as error:
+            self.absent["probe_controls_selectivity"] = f"No control task: {error}."
+            return dict.fromkeys(("kind_accuracy", *SELECTIVITY), np.nan)
         return {"kind_accuracy": found.accuracy} | {
             name: float(getattr(found, name)) for name in SELECTIVITY
         }
@@ -120,18 +123,21 @@ class Controls:
     def _length(
         self, reading: Reading, shuffled: ProbeScore | None, rng: np.random.Generator
     ) -> dict[str, float]:
-        labels = [self.pair.benchmark] + ([] if shuffled is None else [shuffled.target])
+        own = self._code(reading, self.pair.benchmark, rng)
+        shuffles = (np.nan,) * 3 if shuffled is None else self._code(reading, shuffled.target, rng)
+        return dict(zip(LENGTH, (*own, shuffles[-1]), strict=True))
+
+    def _code(
+        self, reading: Reading, target: Bool[np.ndarray, "prompts"], rng: np.random.Generator
+    ) -> tuple[float, float, float]:
         try:
-            found = [
-                description_length(reading.features, target=each, cluster=self.pair.item, rng=rng)
-                for each in labels
-            ]
+            found = description_length(
+                reading.features, target=target, cluster=self.pair.item, rng=rng
+            )
         except ValueError as error:
             self.absent["probe_controls_description"] = f"No description length: {error}."
-            return dict.fromkeys(LENGTH, np.nan)
-        shuffles = found[1].compression if len(found) > 1 else np.nan
-        own = (found[0].bits, found[0].uniform_bits, found[0].compression)
-        return dict(zip(LENGTH, (*own, shuffles), strict=True))
+            return np.nan, np.nan, np.nan
+        return found.bits, found.uniform_bits, found.compression
 
     def _untrained(
         self, reading: Reading, real: ProbeScore, rng: np.random.Generator

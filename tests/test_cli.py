@@ -165,7 +165,7 @@ def test_a_missing_argument_is_named(
 def test_an_unknown_command_is_answered_with_the_known_ones(interp: Command) -> None:
     sentence = refusal(interp, "frobnicate")
     assert '"frobnicate"' in sentence
-    assert "import, demo, capture, verify, push, pull, diff, info" in sentence
+    assert "import, demo, capture, run, experiment, verify, push, pull, diff, info" in sentence
 
 
 def test_an_unknown_option_is_answered_with_the_likely_one(interp: Command) -> None:
@@ -479,6 +479,7 @@ def test_a_capture_is_described_analysed_and_drawn(
     assert only_object(said) == {"report": "a.html"}
     assert "resid_post" in Path("a.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in Path.cwd().iterdir()) == [
+        "a.directions.npz",
         "a.html",
         "a.json",
         "a.moe",

@@ -54,7 +54,7 @@ def test_an_item_has_one_condition_between_items() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("field", ["variant", "domain", "template", "source"])
+@pytest.mark.parametrize("field", ["variant", "domain", "source"])
 def test_conditions_between_items_are_even_in_all_that_is_known_of_a_prompt(
     field: str, seed: int
 ) -> None:
@@ -62,14 +62,26 @@ def test_conditions_between_items_are_even_in_all_that_is_known_of_a_prompt(
     sides: dict[str, Counter[str]] = defaultdict(Counter)
     for each in drawn:
         sides[getattr(each, field)][each.condition] += 1
-    # A template stands in several strata of items, each of which may be uneven by one item.
-    slack = {"variant": 1, "source": 6, "domain": 6 * 6, "template": 6 * 6}[field]
+    # An item has six prompts, and each of its strata may be uneven by one item.
+    slack = {"variant": 1, "source": 6, "domain": 6}[field]
     for name, counts in sides.items():
         assert abs(counts["benchmark"] - counts["organic"]) <= slack, name
-    if field != "template":
-        for name, counts in sides.items():
-            share = counts["benchmark"] / counts.total()
-            assert 0.4 <= share <= 0.6, name
+
+
+def test_no_template_decides_the_condition_between_items() -> None:
+    rng = np.random.default_rng(8)
+    n_draws = 200
+    sides: dict[str, list[float]] = defaultdict(list)
+    for _ in range(n_draws):
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for each in null_labels(MATCHED, rng):
+            counts[each.template][each.condition] += 1
+        for name, of_template in counts.items():
+            sides[name].append(of_template["benchmark"] / of_template.total())
+    for name, shares in sides.items():
+        # At least 12 items a template, so standard deviations of 0.5 / sqrt(12) = 0.144.
+        assert np.mean(shares) == pytest.approx(0.5, abs=4.5 * 0.144 / n_draws**0.5), name
+        assert np.std(shares) < 0.2, name
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,5 +1,6 @@
 """The organisms `planted` and `decoy`: the cue, what was planted, and the table that says so."""
 
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -219,3 +220,82 @@ def test_usage_on_shared_tokens_is_that_of_a_loop(toy: Any) -> None:
         )
         assert found[:, side] == pytest.approx(expected)
     assert found.max() > 0
+
+
+BUILT = [f"{kind}-{seed}" for kind in ("planted", "decoy") for seed in organisms.SEEDS]
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    file = organisms.change_path(name)
+    facts = file.with_name(file.stem.replace("seed", "facts") + ".json")
+    return dict(json.loads(facts.read_text(encoding="utf-8")))
+
+
+def truth_of(name: str) -> KnockoutTable:
+    file = organisms.change_path(name)
+    return load_table(file.with_name(file.stem.replace("seed", "truth") + ".npz"))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_four_to_six_experts_of_two_or_three_layers_change_and_little_else(
+    name: str, toy: Any
+) -> None:
+    planted = [tuple(each) for each in facts_of(name)["planted"]]
+    assert 4 <= len(planted) <= 6
+    assert 2 <= len({layer for layer, _ in planted}) <= 3
+    assert organisms.change_path(name).stat().st_size <= 1_500_000
+    before = toy[0].state_dict()
+    for key, after in organisms.load(name)[0].state_dict().items():
+        differs = (after != before[key]).flatten(1) if after.ndim > 1 else after != before[key]
+        rows = differs.any(1) if after.ndim > 1 else differs
+        layer = int(key.split(".")[2]) if ".layers." in key else -1
+        if ".experts." in key or ".router." in key:
+            assert {(layer, row) for row in rows.nonzero().flatten().tolist()} <= set(planted)
+        elif rows.any():
+            assert key.startswith("model.layers.1.self_attn.")
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_facts_are_those_of_the_truth(name: str) -> None:
+    facts, truth = facts_of(name), truth_of(name)
+    assert truth.planted.tolist() == facts["planted"]
+    benchmark = truth.condition == "benchmark"
+    for (layer, expert), stated in zip(facts["planted"], facts["interaction"], strict=True):
+        of_expert = truth.damage[layer, expert].astype(float)
+        found = of_expert[benchmark].mean() - of_expert[~benchmark].mean()
+        assert found == pytest.approx(stated, abs=1e-4)
+    assert set(truth.condition.tolist()) == {"benchmark", "organic"}
+
+
+@pytest.mark.parametrize("name", [each for each in BUILT if each.startswith("planted")])
+def test_each_planted_expert_is_needed_three_times_as_much_as_any_other(name: str) -> None:
+    truth = truth_of(name)
+    interactions = np.abs(truth.interactions())
+    signed = truth.interactions()[truth.is_planted]
+    assert signed.min() >= 3 * interactions[~truth.is_planted].max()
+
+
+@pytest.mark.parametrize("seed", organisms.SEEDS)
+def test_planted_and_decoy_have_the_same_experts_and_as_different_a_use(seed: int) -> None:
+    planted, decoy = facts_of(f"planted-{seed}"), facts_of(f"decoy-{seed}")
+    assert planted["planted"] == decoy["planted"]
+    for facts in (planted, decoy):
+        usage = np.array(facts["shared_token_usage"])
+        assert (usage[:, 0] > 0.04).all()
+        assert (usage[:, 1] < 0.2 * usage[:, 0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILT)
+def test_the_truth_can_be_measured_again(name: str) -> None:
+    truth = truth_of(name)
+    model, tokenizer = organisms.load(name)
+    some = [each for each in load_prompts("matched") if each.condition != "mixed"][::40]
+    place = {each: index for index, each in enumerate(truth.prompt_id.tolist())}
+    at = [place[each.prompt_id] for each in some]
+    again = knockout_table(model, tokenizer, some, planted=truth.planted.tolist())
+    assert again.outcome == pytest.approx(truth.outcome[at], abs=0.03)
+    # Other batches are rounded otherwise in bfloat16, and a few choices of experts flip.
+    assert np.abs(again.damage - truth.damage[:, :, at]).mean() < 0.01
+    found = again.damage[again.is_planted]
+    assert found == pytest.approx(truth.damage[:, :, at][truth.is_planted], abs=0.25)

@@ -52,6 +52,15 @@ def test_control_task_without_repeated_kinds_is_refused() -> None:
         )
 
 
+def test_control_task_whose_kinds_leave_one_class_to_fit_on_is_refused() -> None:
+    # Kinds of two prompts, all of them of one class; the other class has kinds of one.
+    kind = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
+    with pytest.raises(ValueError, match="one class of the target in a part to be fitted on"):
+        selectivity(
+            np.ones((12, 1)), target=np.arange(12) < 8, kind=kind, rng=np.random.default_rng(0)
+        )
+
+
 def test_description_length_is_that_of_a_loop_over_blocks() -> None:
     rng = np.random.default_rng(0)
     target = np.arange(64) % 2 == 0

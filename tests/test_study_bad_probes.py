@@ -69,7 +69,7 @@ def test_a_source_that_is_all_of_a_condition_is_named_and_items_are_held_out(
     tmp_path: Path,
 ) -> None:
     sources = {"benchmark": ("exam",), "organic": ("chat", "mail")}
-    tables, absent = studied(write(tmp_path / "a.moe", sources, n_items=6))
+    tables, absent = studied(write(tmp_path / "a.moe", sources, n_items=12))
     assert absent["probes_unseen"].startswith(
         "Nothing could be held out that a probe never saw: source 'exam' is all of condition"
     )

@@ -22,9 +22,9 @@ def null_labels(
 ) -> list[Prompt]:
     """The same prompts with conditions drawn by lot, one draw for each item.
 
-    The draw never sees a word: it depends on which prompts share an item, on their source, domain,
-    variants and templates, and on `rng`. Items alike in those are split in halves, and so are all
-    of them; where a number is odd, the one over falls to either side with probability 1/2.
+    The draw never sees a word: it depends on which prompts share an item, on their source, domain
+    and variants, and on `rng`. Items alike in those are split in halves by lot, and so are all of
+    them; where a number is odd, the one over falls to either side with probability 1/2.
 
     `between`: all variants of an item, `mixed` ones too, get one condition, so every wording,
     wrapper and template stands under both conditions equally often. Such conditions have no pairs:
@@ -63,7 +63,7 @@ def _drawn_by_item(prompts: Sequence[Prompt], rng: np.random.Generator) -> dict[
     """True for half of the items; also for half of those of one stratum, give or take one."""
     stratum: dict[str, set[tuple[str, ...]]] = {}
     for each in prompts:
-        kind = (each.source, each.domain, each.template, each.variant, each.condition)
+        kind = (each.source, each.domain, each.variant, each.condition)
         stratum.setdefault(each.item_id, set()).add(kind)
     items = list(stratum)
     if len(items) < 2:
