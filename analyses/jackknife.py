@@ -7,6 +7,7 @@ from jaxtyping import Float, Integer
 from scipy import stats
 
 from interp.analyses.cells import ClusterSums
+from interp.analyses.permutation import joined_strata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,7 @@ class Jackknife:
     effect: Float[np.ndarray, "columns"]
     """Difference in the share of routed slots, -1 to 1; NaN where nothing can be compared."""
     standard_error: Float[np.ndarray, "columns"]
-    """Root of the jackknife variance over clusters; NaN where one cluster is the only one of its
-    stratum (of benchmark alone, of organic alone, of both)."""
+    """Root of the jackknife variance over clusters; NaN where a condition has one cluster."""
     df: Float[np.ndarray, "columns"]
     """Satterthwaite's degrees of freedom."""
 
@@ -49,7 +49,8 @@ def cluster_jackknife(sums: ClusterSums) -> Jackknife:
     """Standard error over clusters, with token means taken anew without each of them.
 
     With `b_g` the effect without cluster g, `b` the effect and `G_c` the clusters of stratum c
-    (those of benchmark alone, of organic alone, of both):
+    (those of benchmark alone, of organic alone, of both; a stratum of one cluster joins another
+    where a cluster has both, as in `joined_strata`):
 
         variance = sum_c (G_c - 1) / G_c * sum_{g in c} (b_g - b)^2
 
@@ -63,7 +64,7 @@ def cluster_jackknife(sums: ClusterSums) -> Jackknife:
         sums: From `token_adjusted_sums`, `mean_difference_sums` or `surface_adjusted_sums`.
 
     Returns:
-        Standard errors as a share of routed slots; NaN where a stratum has one cluster.
+        Standard errors as a share of routed slots; NaN where a condition has one cluster.
 
     Example:
         >>> from interp.analyses.cells import mean_difference_sums
@@ -83,7 +84,8 @@ def cluster_jackknife(sums: ClusterSums) -> Jackknife:
     # A shift that is rounding only is none: the effect is the same whichever cluster is left out.
     size = np.abs(total) / square if square > 0 else np.abs(total)
     shift_squared[shift_squared <= (1e-12 * (1.0 + size)) ** 2] = 0.0
-    strata = stratum_of_cluster(sums)
+    kind = stratum_of_cluster(sums)
+    strata = joined_strata(np.where(kind == 3, 0, kind))
     parts, dfs = [], []
     for stratum in np.unique(strata):
         member = strata == stratum

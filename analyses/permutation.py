@@ -142,7 +142,7 @@ def delete_groups(
     if min((benchmark_tokens > 0).sum(), (organic_tokens > 0).sum()) < 2:
         return None
     stratum = np.where(organic_tokens == 0, 1, np.where(benchmark_tokens == 0, 2, 0))
-    stratum = _joined_strata(stratum)
+    stratum = joined_strata(stratum)
     sizes = np.bincount(stratum, minlength=3)
     replicate = np.empty(len(stratum), dtype=np.int64)
     of_replicate: list[int] = []
@@ -153,7 +153,7 @@ def delete_groups(
     return LeftOut(replicate=replicate, stratum=np.array(of_replicate))
 
 
-def _joined_strata(stratum: Int[np.ndarray, "clusters"]) -> Int[np.ndarray, "clusters"]:
+def joined_strata(stratum: Int[np.ndarray, "clusters"]) -> Int[np.ndarray, "clusters"]:
     """A lone cluster of one condition joins those of both (0); a lone one of both, the larger."""
     sizes = np.bincount(stratum, minlength=3)
     if sizes[0]:
