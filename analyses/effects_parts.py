@@ -53,11 +53,10 @@ class PromptFields:
 
     def split_by(self, cluster: str) -> Shaped[np.ndarray, "prompts"]:
         """What is kept whole in the halves of the confirmation."""
-        prompts, benchmark = self.prompts, self.prompts.benchmark
+        prompts = self.prompts
         if cluster != "item":  # never by item: items of one source share what is to be held out
             return np.asarray(getattr(prompts, cluster))
-        is_paired = np.isin(prompts.item[benchmark], prompts.item[~benchmark]).any()
-        return prompts.template if is_paired else prompts.source
+        return prompts.template if prompts.is_paired else prompts.source
 
     def units(
         self, cluster: Shaped[np.ndarray, "prompts"], among: Bool[np.ndarray, "prompts"]

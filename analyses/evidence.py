@@ -65,7 +65,7 @@ class Evidence:
     n_sources: tuple[int, int]
     """Sources of benchmark and of organic prompts."""
     is_paired: bool
-    """Items have prompts of both conditions."""
+    """Half or more of a condition's prompts are of items that have both."""
     n_tested: int
     """Experts that were tested, over all layers."""
     power: float

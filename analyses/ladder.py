@@ -104,7 +104,7 @@ def _sentence(rung: str, decisive: Step | None) -> str:
 
 def _unit(evidence: Evidence) -> Step:
     benchmark, organic = evidence.n_sources
-    pairs = "items have both conditions" if evidence.is_paired else "no item has both conditions"
+    pairs = "items have both conditions" if evidence.is_paired else "few or no items have both"
     return Step(
         rung="insufficient",
         asks="two sources a condition, or items under both conditions",

@@ -66,6 +66,18 @@ class Prompts:
             raise ValueError("benchmark has no entry; give one for each prompt, and at least one")
         _check_lengths(self, len(self.benchmark), "benchmark has {} prompts", but=0)
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether half or more of a condition's prompts are of items that the other has too (ours).
+
+        Not one item: sources that share a single one would be taken for pairs.
+        """
+        sides = (self.item[self.benchmark], self.item[~self.benchmark])
+        shares = [
+            np.isin(of, other).mean() if len(of) else 0.0 for of, other in (sides, sides[::-1])
+        ]
+        return bool(max(shares) >= 0.5)
+
 
 def _check_lengths(of: object, n: int, sentence: str, *, but: int) -> None:
     """All fields of a dataclass are arrays as long as the first, the last few excepted."""

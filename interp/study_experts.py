@@ -49,12 +49,13 @@ def clusters_to_test(prompts: Prompts) -> tuple[tuple[Cluster, ...], str]:
     """What a test of these prompts resamples, and what it cannot say, as a sentence.
 
     Items under both conditions are pairs, and so are templates beside them: both are tested, and
-    the larger p counts. Without pairs the sources are what a claim must hold beyond.
+    the larger p counts. Unless most are pairs (`Prompts.is_paired`), the sources are what a claim
+    must hold beyond.
 
     Returns:
         The clusters, and a sentence that is empty if nothing is missing.
     """
-    if is_paired(prompts):
+    if prompts.is_paired:
         has_templates = len(set(prompts.template)) > 1
         return ("item", "template") if has_templates else ("item",), ""
     sides = (prompts.benchmark, ~prompts.benchmark)
@@ -62,15 +63,10 @@ def clusters_to_test(prompts: Prompts) -> tuple[tuple[Cluster, ...], str]:
     if min(n_sources) >= 2:
         return ("source",), ""
     return ("item",), (
-        f"benchmark has {n_sources[0]} source(s) and organic {n_sources[1]}, and no item has both "
-        "conditions: what is said of the conditions may be true of these sources alone. Add "
-        "sources, or items in both wordings."
+        f"benchmark has {n_sources[0]} source(s) and organic {n_sources[1]}, and few or no items "
+        "have both conditions: what is said of the conditions may be true of these sources alone. "
+        "Add sources, or items in both wordings."
     )
-
-
-def is_paired(prompts: Prompts) -> bool:
-    """Whether an item has prompts of both conditions."""
-    return bool(set(prompts.item[prompts.benchmark]) & set(prompts.item[~prompts.benchmark]))
 
 
 def expert_tables(
@@ -123,7 +119,7 @@ def tested_experts(
             name: len(set(prompts.source[prompts.benchmark == (name == "benchmark")]))
             for name in COMPARED
         },
-        "is_paired": is_paired(prompts),
+        "is_paired": prompts.is_paired,
         "n_resamples": n_resamples,
         "notes": ([lacking] if lacking else []) + list(dict.fromkeys(notes)),
     }

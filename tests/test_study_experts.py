@@ -43,6 +43,9 @@ def prompts(benchmark: str, *, source: str, item: str, template: str) -> Prompts
         (prompts("bobo", source="mmmm", item="1122", template="    "), ("item",), False),
         (prompts("bboo", source="pqrs", item="1234", template="    "), ("source",), False),
         (prompts("bboo", source="ppqr", item="1234", template="    "), ("item",), True),
+        (prompts("bbbooo", source="pqqrss", item="123145", template=" " * 6), ("source",), False),
+        (prompts("bbbooo", source="pppqqq", item="123145", template=" " * 6), ("item",), True),
+        (prompts("bbbboo", source="mmmmmm", item="123412", template=" " * 6), ("item",), False),
     ],
 )
 def test_pairs_come_first_then_sources_and_then_a_warning(
