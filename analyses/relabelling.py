@@ -1,7 +1,7 @@
 """Max-T test over all layers and experts: labels of whole clusters exchanged, or scores flipped."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isinf, sqrt
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +23,8 @@ MAX_SD_RATIO = 1.5
 """Estimated ratio of between-cluster standard deviations above which no size is promised. At a
 true ratio of 2 the estimate is about 1.7, and 10 % are rejected instead of 5 %; see
 docs/calibration.md."""
+ROUNDING = 1e-12
+"""Differences of shares up to this are of rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class MaxT:
     recipe: str
     """What was resampled: `relabelled`, `flipped_left_out`, `flipped_paired` or `none`."""
     sd_ratio: float
-    """Larger over smaller between-cluster standard deviation of the two conditions; NaN if
-    clusters are paired or a condition has fewer than 2."""
+    """Larger over smaller between-cluster standard deviation of the two conditions, infinite if one
+    does not vary; NaN if clusters are paired or a condition has fewer than 2."""
     insufficient: str
     """Why there is no test, in a sentence; empty if there is one."""
     warning: str
@@ -136,7 +138,8 @@ def sd_ratio(sums: ClusterSums) -> float:
     """Larger over smaller between-cluster standard deviation of the two conditions, 1 or above.
 
     Of each cluster's mean residual, root mean square over columns (ours). Sampling within clusters
-    is part of it. NaN if clusters are paired, a condition has fewer than 2, or nothing varies.
+    is part of it. Infinite if one condition alone does not vary; NaN if neither does, clusters are
+    paired, or a condition has fewer than 2.
     """
     seen = ~np.isnan(sums.mean_residual[:, 0])
     sds = []
@@ -146,7 +149,8 @@ def sd_ratio(sums: ClusterSums) -> float:
         if len(clusters) < 2:
             return float("nan")
         sds.append(sqrt(sums.mean_residual[clusters].var(axis=0, ddof=1).mean()))
-    return max(sds) / min(sds) if min(sds) > 0 else float("nan")
+    varies = [sd > ROUNDING for sd in sds]
+    return max(sds) / min(sds) if all(varies) else float("inf" if any(varies) else "nan")
 
 
 def _max_t(
@@ -178,9 +182,11 @@ def _max_t(
 def _warning(ratio: float) -> str:
     if not ratio > MAX_SD_RATIO:
         return ""
+    often = f"vary {ratio:.1f} times as much as those of the other, above {MAX_SD_RATIO:g}"
+    vary = "vary and those of the other do not" if isinf(ratio) else often
     return (
-        f"Clusters of one condition vary {ratio:.1f} times as much as those of the other, above "
-        f"{MAX_SD_RATIO:g}: no recipe is known to hold its size here, so read no p-value as exact."
+        f"Clusters of one condition {vary}: no recipe is known to hold its size here, so read no "
+        "p-value as exact."
     )
 
 

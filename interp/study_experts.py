@@ -93,7 +93,8 @@ def tested_experts(
 
     Returns:
         One row per layer and expert, and the facts that belong to all of them: clusters, margin,
-        what was adjusted for, and notes on what cannot be trusted.
+        the ratio of between-cluster standard deviations of the surface-adjusted residuals (None
+        where there is none), what was adjusted for, and notes on what cannot be trusted.
     """
     clusters, lacking = clusters_to_test(prompts)
     every: list[ExpertEffects] = []
@@ -113,6 +114,7 @@ def tested_experts(
     facts = {
         "clusters": {each.cluster: each.n_clusters for each in every},
         "recipe": {each.cluster: each.surface_adjusted.max_t.recipe for each in every},
+        "sd_ratio": {each.cluster: _finite(each.surface_adjusted.max_t.sd_ratio) for each in every},
         "adjusted_for": sorted({name for each in every for name in each.adjusted_for}),
         "margin": margin,
         "n_sources": {
@@ -125,6 +127,11 @@ def tested_experts(
     }
     organic = usage_of(tokens, among=~prompts.benchmark)
     return larger_p([_frame(each, margin, organic) for each in every]), facts
+
+
+def _finite(number: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return number if np.isfinite(number) else None
 
 
 def untested(experts: pd.DataFrame, notes: Sequence[str]) -> dict[str, str]:

@@ -239,6 +239,18 @@ def test_unequal_spread_of_the_conditions_is_said() -> None:
     assert max_t_test(even, rng=rng, n_resamples=50).warning == ""
 
 
+@pytest.mark.parametrize(("first", "second", "ratio"), [(1.0, 0.0, np.inf), (0.0, 0.0, np.nan)])
+def test_a_condition_that_does_not_vary_is_the_most_unequal(
+    first: float, second: float, ratio: float
+) -> None:
+    spread = np.repeat([first, second], 8)[:, None]
+    share = 0.3 + spread * np.random.default_rng(7).normal(size=(16, 3))
+    sums = mean_difference_sums(share, benchmark=np.arange(16) < 8, cluster=np.arange(16))
+    test = max_t_test(sums, rng=np.random.default_rng(0), n_resamples=50)
+    np.testing.assert_equal(test.sd_ratio, ratio)
+    assert ("those of the other do not" in test.warning) == np.isinf(ratio)
+
+
 def test_no_resample_is_refused() -> None:
     sums = mean_difference_sums(
         np.zeros((10, 1)), benchmark=np.arange(10) < 5, cluster=np.arange(10)

@@ -1,14 +1,26 @@
 """The tests of single experts in a study: what is resampled, and the cautious end of two tests."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from interp.analyses.effects import expert_effects
 from interp.analyses.routed_tokens import Prompts
 from interp.compared import COMPARED, compared
-from interp.study_experts import clusters_to_test, expert_tables, larger_p, routed_tokens
+from interp.study_experts import (
+    clusters_to_test,
+    expert_tables,
+    larger_p,
+    prompts_of,
+    routed_tokens,
+)
+from interp.study_experts import (
+    tested_experts as experts_of,
+)
 from tests.study_samples import N_EXPERTS, stored
 
 DESIGN_COLUMNS = (
@@ -69,6 +81,19 @@ def test_of_two_tests_the_cautious_end_of_each_number_counts() -> None:
         effect_high=[0.3], p_max_t=[0.2], q_bh=[0.3], is_confirmed=[False], inside_margin=[False]
     )
     pd.testing.assert_frame_equal(larger_p([first, second]), expected)
+
+
+def test_the_ratio_of_spreads_is_among_the_facts(tmp_path: Path) -> None:
+    pair = compared(stored(tmp_path / "a.moe"), COMPARED)
+    _, facts = expert_tables(pair, np.random.default_rng(0), n_resamples=50, margin=0.1)
+    assert facts["sd_ratio"] == {"item": None}  # items are paired
+    own = np.arange(len(pair.prompt)).astype(str)
+    nested = replace(prompts_of(pair), item=own, source=own)
+    alike: dict[str, Any] = {"tokens": routed_tokens(pair), "prompts": nested, "n_resamples": 50}
+    _, facts = experts_of(rng=np.random.default_rng(0), margin=0.1, **alike)
+    found = expert_effects(rng=np.random.default_rng(0), cluster="source", **alike)
+    assert facts["sd_ratio"] == {"source": found.surface_adjusted.max_t.sd_ratio}
+    assert facts["sd_ratio"]["source"] >= 1
 
 
 def test_the_token_before_is_the_one_before_in_the_prompt(tmp_path: Path) -> None:
