@@ -85,6 +85,8 @@ def analyze(
             only = " and ".join(sorted(set(everything.condition)))
             sentence = f"The store holds only {only} prompts, so there is nothing to compare with."
             absent |= dict.fromkeys(("divergence", "experts"), sentence)
+            n_sources = everything.table.groupby("condition")["source"].nunique()
+            tested = {"n_sources": {name: int(n_sources.get(name, 0)) for name in COMPARED}}
         else:
             of, rng = replace(of, of=compared(store, COMPARED)), np.random.default_rng(seed)
             found, undefined = divergence_tables(of, rng, steps)
