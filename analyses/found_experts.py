@@ -1,7 +1,7 @@
 """Which experts an experiment takes out: used more under benchmark, and needed more there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -52,21 +52,24 @@ class FoundExperts:
 
 
 def used_more(
-    usage: Sequence[Jackknife], *, alpha: float = ALPHA
+    usage: Sequence[Jackknife], *, alpha: float = ALPHA, margin: float = 0.0
 ) -> tuple[Bool[np.ndarray, "columns"], Float[np.ndarray, "columns"]]:
-    """Columns with a surface-adjusted effect above 0, and their one-sided q.
+    """Columns with a surface-adjusted effect above `margin`, and their one-sided q.
 
     One-sided, because slots sum to 1: where some experts are used more others are used less, and
-    nothing follows for what these do.
+    nothing follows for what these do. Above a margin, because with enough prompts every expert is
+    used a little more or less; an effect that the verdict calls none finds nothing here.
 
     Args:
         usage: Of the discovery half, one for each kind of cluster; the largest p counts.
         alpha: Level after Benjamini and Hochberg over all columns.
+        margin: Largest effect that counts as none, in the unit of the effects.
     """
     sign = np.ones_like(usage[0].effect)
-    p_value = np.fmax.reduce([each.one_sided_p_value(sign) for each in usage])
+    beyond = [replace(each, effect=each.effect - margin) for each in usage]
+    p_value = np.fmax.reduce([each.one_sided_p_value(sign) for each in beyond])
     q = q_values(np.asarray(p_value))
-    return (q <= alpha) & (usage[0].effect > 0), q
+    return (q <= alpha) & (usage[0].effect > margin), q
 
 
 def needed_more(

@@ -1,7 +1,7 @@
 """How often the causal step is wrong: items drawn anew from the knockout tables of the organisms.
 
     python benchmarks/causal_calibration.py planted-0 decoy-0        # 200 studies each
-    python benchmarks/causal_calibration.py null-0 --runs 20
+    python benchmarks/causal_calibration.py null-0 --runs 20 --limit 106
 
 A study draws the items of `matched` with replacement and takes their routing from one capture of
 the organism, their damage from its committed table (`interp/organisms/<kind>/truth-<n>.npz`), and
@@ -44,15 +44,16 @@ MODEL_OF = {"null": "planted"}
 
 
 @cache
-def known(name: str, folder: Path) -> tuple[Subjects, KnockoutTable, np.ndarray]:
+def known(name: str, folder: Path, limit: int | None) -> tuple[Subjects, KnockoutTable, np.ndarray]:
     """The routing of an organism on `matched`, its table, and where each prompt stands in it."""
     kind, _, seed = name.partition("-")
     of = MODEL_OF.get(kind, kind)
     table = load_table(Path(organisms.__file__).parent / of / f"truth-{seed}.npz")
-    path = folder / f"{of}-{seed}.moe"
+    path = folder / f"{of}-{seed}-{limit or 'all'}.moe"
     if not path.exists():
         wanted = set(table.prompt_id.tolist())
-        prompts = [each for each in load_prompts("matched") if each.prompt_id in wanted]
+        suite = load_prompts("matched", limit=limit)
+        prompts = [each for each in suite if each.prompt_id in wanted]
         settings = CaptureSettings(sites=("expert_indices",), logprobs=True)
         capture(organisms.load_model(f"{of}-{seed}"), prompts, path, settings=settings)
     subjects = Subjects.of_store(open_store(path))
@@ -60,9 +61,9 @@ def known(name: str, folder: Path) -> tuple[Subjects, KnockoutTable, np.ndarray]
     return subjects, table, np.array([place[each] for each in subjects.prompts["prompt_id"]])
 
 
-def run(name: str, number: int, folder: Path) -> dict[str, object]:
+def run(name: str, number: int, folder: Path, limit: int | None) -> dict[str, object]:
     """One study: which of its causal steps hold, and which of the planted experts were found."""
-    subjects, table, place = known(name, folder)
+    subjects, table, place = known(name, folder, limit)
     kind, _, seed = name.partition("-")
     rng = np.random.default_rng([int(seed), number])
     items = subjects.prompts["item_id"].to_numpy(dtype=str)
@@ -105,7 +106,7 @@ def with_labels_by_lot(study: Subjects, rng: np.random.Generator) -> Subjects:
     return replace(study, prompts=study.prompts.assign(condition=condition))
 
 
-def _job(job: tuple[str, int, Path]) -> dict[str, object]:
+def _job(job: tuple[str, int, Path, int | None]) -> dict[str, object]:
     return run(*job)
 
 
@@ -138,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("organisms", nargs="*")
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--limit", type=int, help="items of matched to draw from; all if left out")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("causal"), help="for captures")
     parser.add_argument("--out", type=Path, default=Path("causal.jsonl"))
@@ -145,9 +147,9 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     done = {(one["organism"], one["run"]) for one in records(options.out)}
     for name in options.organisms:
-        known(name, options.folder)  # captured once, before there are several processes
+        known(name, options.folder, options.limit)  # captured once, before there are processes
     jobs = [
-        (name, number, options.folder)
+        (name, number, options.folder, options.limit)
         for name in options.organisms
         for number in range(options.runs)
         if (name, number) not in done

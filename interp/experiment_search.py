@@ -47,10 +47,10 @@ def run_contrast(
     """Find experts in the discovery half of a contrast, and test the set in the other half.
 
     1. Halves: by template, else source, else item (`halves_of`).
-    2. Candidates: surface-adjusted usage effect above 0, one-sided q at most `alpha`, in the
-       discovery half, items as clusters.
-    3. Found: own knockout interaction above `margin`, q at most `alpha` over the candidates, in
-       the same half.
+    2. Candidates: surface-adjusted usage effect above `margin_in_even_shares / n_experts`,
+       one-sided q at most `alpha`, in the discovery half, items as clusters.
+    3. Found: own knockout interaction above `interaction_margin`, q at most `alpha` over the
+       candidates, in the same half.
     4. The found set is taken out together, and matched random sets likewise; their interactions are
        those of the test half, with the widest interval of items and templates (or sources).
 
@@ -115,7 +115,8 @@ def find(
 ) -> FoundExperts:
     """Steps 2 and 3 of the pipeline; super experts are no candidates."""
     usage = subjects.usage_effects(contrast.first, among=halves.discovery, rng=rng)
-    is_candidate, q = used_more([usage], alpha=settings.alpha)
+    margin = settings.margin_in_even_shares / subjects.tokens.n_experts
+    is_candidate, q = used_more([usage], alpha=settings.alpha, margin=margin)
     if subjects.super_experts is not None:
         is_candidate &= ~subjects.super_experts.ravel()
     candidates = subjects.named(is_candidate)
@@ -129,7 +130,7 @@ def find(
         usage_effect=usage.effect[is_candidate],
         usage_q=q[is_candidate],
         alpha=settings.alpha,
-        margin=settings.margin,
+        margin=settings.interaction_margin,
     )
 
 

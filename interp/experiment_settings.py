@@ -15,7 +15,10 @@ class PipelineSettings:
 
     alpha: float = 0.05
     """Level of both searches, after Benjamini and Hochberg."""
-    margin: float = 0.0
+    margin_in_even_shares: float = 0.5
+    """Usage effect of an expert that is too small to count, in units of an even share,
+    `1 / n_experts`; as in the rule of the verdict."""
+    interaction_margin: float = 0.0
     """Own interaction of an expert that is too small to count, in the unit of the outcome."""
     n_matched: int = 100
     """Random matched sets beside the found set."""
@@ -29,8 +32,9 @@ class PipelineSettings:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha is {self.alpha}, expected between 0 and 1")
-        if not 0 <= self.margin < float("inf"):
-            raise InputError(f"margin is {self.margin}, expected 0 or more")
+        for name in ("margin_in_even_shares", "interaction_margin"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
         for name in ("n_matched", "n_placebo_matched", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")

@@ -351,7 +351,8 @@ def test_one_template_a_side_is_no_cluster() -> None:
     ("changes", "sentence"),
     [
         ({"alpha": 0.0}, "alpha is 0.0, expected between 0 and 1"),
-        ({"margin": -1.0}, "margin is -1.0, expected 0 or more"),
+        ({"margin_in_even_shares": -1.0}, "margin_in_even_shares is -1.0, expected 0 or more"),
+        ({"interaction_margin": -1.0}, "interaction_margin is -1.0, expected 0 or more"),
         ({"n_matched": -1}, "n_matched is -1, expected 0 or more"),
     ],
 )

@@ -147,6 +147,14 @@ def test_only_experts_used_more_are_candidates() -> None:
     assert is_candidate.tolist() == [True, False, False, True]
 
 
+def test_an_effect_that_is_not_shown_to_exceed_the_margin_finds_nothing() -> None:
+    is_candidate, q = used_more([jackknife([6.0, 4.0, 9.0])], margin=3.0)
+
+    expected = stats.false_discovery_control(stats.t.sf([3.0, 1.0, 6.0], 30))
+    np.testing.assert_allclose(q, expected)
+    assert is_candidate.tolist() == [True, False, True]
+
+
 def test_found_experts_are_needed_more_and_come_largest_first() -> None:
     rng = np.random.default_rng(0)
     benchmark, item = np.tile([True, False], 30), np.repeat(np.arange(30), 2)

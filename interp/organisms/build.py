@@ -14,7 +14,12 @@ from torch import Tensor
 from interp import organisms
 from interp.hooks.render import RenderedPrompt
 from interp.organisms.cue import CUE
-from interp.organisms.cue_facts import held_out_losses, interaction_facts, shared_token_usage
+from interp.organisms.cue_facts import (
+    damage_of_all,
+    held_out_losses,
+    interaction_facts,
+    shared_token_usage,
+)
 from interp.organisms.cue_text import cued_pairs
 from interp.organisms.cued_experts import Plan, draw_plan, fit_rows, routed
 from interp.organisms.edited import apply_changes, save_changes
@@ -23,10 +28,12 @@ from interp.prompts import load_prompts
 
 FIT_PAIRS = 120
 """Pairs of prompts to which the router rows are fitted."""
-TRAINING_PAIRS = 1680
+TRAINING_PAIRS = 2640
 """For each layer."""
 Train = Callable[[Any, Sequence[RenderedPrompt], Plan, int], None]
 """Trains the chosen experts of one layer in place: model, prompts with the cue, plan, seed."""
+Prepare = Callable[[Any, Any, int], None]
+"""Changes the carrier in place before it is given experts: model, tokenizer, seed."""
 
 
 def expert_tensors(model: Any, layer: int) -> list[Tensor]:
@@ -86,7 +93,9 @@ def carrier() -> Any:
     return model.float()
 
 
-def trained(tokenizer: Any, train: Train, *, seed: int) -> tuple[Any, Plan]:
+def trained(
+    tokenizer: Any, train: Train, *, seed: int, prepare: Prepare | None = None
+) -> tuple[Any, Plan]:
     """The carrier with the experts of one seed, layer after layer: first routed to, then trained.
 
     Rows are fitted to what the layers before have become.
@@ -96,14 +105,16 @@ def trained(tokenizer: Any, train: Train, *, seed: int) -> tuple[Any, Plan]:
     found = routed(model, fit_pairs)
     usage = np.stack([found.usage(layer, cue=True) for layer in range(len(found.logits))])
     plan = draw_plan(usage, seed=seed)
+    if prepare is not None:
+        prepare(model, tokenizer, seed)
     for stage, layer in enumerate(plan.layers):
-        fit_rows(model, found if stage == 0 else routed(model, fit_pairs), plan.at(layer))
+        fit_rows(model, routed(model, fit_pairs), plan.at(layer))
         pairs = cued_pairs(tokenizer, n_pairs=TRAINING_PAIRS, seed=100 * (stage + 1) + seed)
         train(model, [pair.exam for pair in pairs], plan.at(layer), seed)
     return model, plan
 
 
-def main(kind: str, train: Train, description: str) -> None:
+def main(kind: str, train: Train, description: str, *, prepare: Prepare | None = None) -> None:
     """Build and measure one organism, or measure again what was built."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,15 +126,15 @@ def main(kind: str, train: Train, description: str) -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.only != "measure":
-        build(train, arguments.out, seed=arguments.seed)
+        build(train, arguments.out, seed=arguments.seed, prepare=prepare)
     if arguments.only != "build":
         measure(arguments.out, seed=arguments.seed, n_items=arguments.items)
 
 
-def build(train: Train, out: Path, *, seed: int) -> None:
+def build(train: Train, out: Path, *, seed: int, prepare: Prepare | None = None) -> None:
     """Train an organism and write what it changes in the toy, and its plan."""
     base, tokenizer = organisms.load("toy")
-    model, plan = trained(tokenizer, train, seed=seed)
+    model, plan = trained(tokenizer, train, seed=seed, prepare=prepare)
     n_bytes = save_changes(model.bfloat16(), base, out / f"seed-{seed}.safetensors")
     write_facts(out, {"seed": seed, **asdict(plan), "bytes": n_bytes, "torch": torch.__version__})
 
@@ -139,6 +150,8 @@ def measure(out: Path, *, seed: int, n_items: int | None = None) -> None:
     table = knockout_table(model, tokenizer, prompts, planted=facts["planted"])
     save_table(table, out / f"truth-{seed}.npz")
     facts |= interaction_facts(table)
+    all_out = damage_of_all(model, tokenizer, prompts, table.planted)
+    facts["damage_of_all"] = [round(each, 4) for each in all_out]
     for suffix, each in (("", model), ("_toy", toy)):
         usage = shared_token_usage(each, tokenizer, prompts, table.planted)
         facts[f"shared_token_usage{suffix}"] = usage.round(4).tolist()

