@@ -19,7 +19,7 @@ class Jackknife:
     standard_error: Float[np.ndarray, "columns"]
     """Root of the jackknife variance over clusters; NaN where a condition has one cluster."""
     df: Float[np.ndarray, "columns"]
-    """Satterthwaite's degrees of freedom."""
+    """Satterthwaite's degrees of freedom, no more than if all clusters varied alike."""
 
     @property
     def t(self) -> Float[np.ndarray, "columns"]:
@@ -60,6 +60,10 @@ def cluster_jackknife(sums: ClusterSums) -> Jackknife:
     clusters vary alike and weigh as their `sum w^2` does (Bell and McCaffrey 2002). Clusters of
     one size with no token in common give Welch's t test, paired ones the paired t test.
 
+    Where no cluster has both conditions, `df` is at most that of the `v_c` which clusters that vary
+    alike would have (ours). Else 5 clusters that by chance vary little beside 20 would pass for
+    many, and too much would be found: docs/effects.md.
+
     Args:
         sums: From `token_adjusted_sums`, `mean_difference_sums` or `surface_adjusted_sums`.
 
@@ -86,18 +90,19 @@ def cluster_jackknife(sums: ClusterSums) -> Jackknife:
     shift_squared[shift_squared <= (1e-12 * (1.0 + size)) ** 2] = 0.0
     kind = stratum_of_cluster(sums)
     strata = joined_strata(np.where(kind == 3, 0, kind))
-    parts, dfs = [], []
+    parts, dfs, alike = [], [], []
     for stratum in np.unique(strata):
         member = strata == stratum
         n = int(member.sum())
         parts.append((n - 1) / n * shift_squared[member].sum(axis=0) if n > 1 else np.nan)
-        dfs.append(_df_of_stratum(sums.square[member]))
+        form = _form_of_stratum(sums.square[member])
+        dfs.append(_df_of_form(form))
+        alike.append((n - 1) / n * np.trace(form))
     variance = np.array([np.broadcast_to(part, total.shape) for part in parts])
-    return Jackknife(
-        effect=sums.effect,
-        standard_error=np.sqrt(variance.sum(axis=0)),
-        df=_satterthwaite(variance, np.array(dfs)),
-    )
+    df = _satterthwaite(variance, np.array(dfs))
+    if (strata > 0).all():  # clusters of both vary in another way
+        df = np.minimum(df, _satterthwaite(np.array(alike)[:, None], np.array(dfs)))
+    return Jackknife(effect=sums.effect, standard_error=np.sqrt(variance.sum(axis=0)), df=df)
 
 
 def stratum_of_cluster(sums: ClusterSums) -> Integer[np.ndarray, "clusters"]:
@@ -107,13 +112,19 @@ def stratum_of_cluster(sums: ClusterSums) -> Integer[np.ndarray, "clusters"]:
     return np.asarray(of_cluster.astype(int))
 
 
-def _df_of_stratum(square: Float[np.ndarray, "_"]) -> float:
-    """`tr(B)^2 / tr(B B)` of `sum_g (a_g / (1 - a_g))^2 (u_g - mean u)^2`, weights `a` sum to 1."""
+def _form_of_stratum(
+    square: Float[np.ndarray, "clusters"],
+) -> Float[np.ndarray, "clusters clusters"]:
+    """`B` of `u' B u = sum_g (a_g / (1 - a_g))^2 (u_g - mean u)^2`, weights `a` sum to 1."""
     share = square / square.sum() if square.sum() > 0 else np.full(len(square), 1 / len(square))
     if len(square) < 2 or share.max() >= 1:
-        return 1.0
+        return np.eye(len(square), 1) @ np.eye(1, len(square))  # one cluster is all there is
     centre = np.eye(len(square)) - share
-    form = centre.T @ ((share / (1 - share)) ** 2 * centre.T).T
+    return np.asarray(centre.T @ ((share / (1 - share)) ** 2 * centre.T).T)
+
+
+def _df_of_form(form: Float[np.ndarray, "clusters clusters"]) -> float:
+    """`tr(B)^2 / tr(B B)`."""
     return float(np.trace(form) ** 2 / np.sum(form**2))
 
 

@@ -8,7 +8,12 @@ from scipy import stats
 
 from interp.analyses.cells import mean_difference_sums, token_adjusted_sums
 from interp.analyses.effects import ExpertEffects, expert_effects
-from interp.analyses.jackknife import _df_of_stratum, cluster_jackknife, q_values
+from interp.analyses.jackknife import (
+    _df_of_form,
+    _form_of_stratum,
+    cluster_jackknife,
+    q_values,
+)
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
 
 COLUMNS = [
@@ -135,9 +140,9 @@ def test_table_has_its_columns_in_order(
 
 def test_jackknife_of_single_prompts_is_welchs_t_test() -> None:
     rng = np.random.default_rng(2)
-    share, benchmark = rng.normal(size=(13, 3)), np.arange(13) < 5
+    share, benchmark = rng.normal(size=(14, 3)), np.arange(14) < 7
     jackknife = cluster_jackknife(
-        mean_difference_sums(share, benchmark=benchmark, cluster=np.arange(13))
+        mean_difference_sums(share, benchmark=benchmark, cluster=np.arange(14))
     )
     welch = stats.ttest_ind(share[benchmark], share[~benchmark], equal_var=False)
     np.testing.assert_allclose(jackknife.t, welch.statistic)
@@ -211,8 +216,8 @@ def test_unequal_clusters_have_fewer_degrees_of_freedom() -> None:
         variance.append((without - mean) ** 2)
     v = 0.75 * np.sum(variance, axis=0)
     df = 2 * v.mean() ** 2 / v.var()
-    assert abs(_df_of_stratum(sums.square[:4]) - df) < 0.1
-    np.testing.assert_allclose(_df_of_stratum(sums.square[4:]), 3)
+    assert abs(_df_of_form(_form_of_stratum(sums.square[:4])) - df) < 0.1
+    np.testing.assert_allclose(_df_of_form(_form_of_stratum(sums.square[4:])), 3)
 
 
 def test_q_values_are_those_of_statsmodels_and_keep_what_is_missing() -> None:

@@ -1,10 +1,11 @@
-"""Clusters that are the only ones of their kind: one item that lost its partner, one odd source."""
+"""Clusters that are few, or the only ones of their kind, as an item that lost its partner."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from interp.analyses.cells import mean_difference_sums
-from interp.analyses.jackknife import Jackknife, cluster_jackknife
+from interp.analyses.jackknife import Jackknife, cluster_jackknife, q_values
 
 PAIRS, SOURCES = np.repeat(np.arange(6), 2), np.arange(12)
 
@@ -43,12 +44,35 @@ def test_intervals_hold_the_truth_beside_a_lone_cluster(
     cluster = np.concatenate([np.arange(n_pairs), np.arange(n)])
     benchmark = np.arange(n_pairs + n) < n_pairs + n_pairs + n_true
     benchmark[:n_pairs] = False
-    rng, held = np.random.default_rng(1), []
-    for _ in range(400):
-        share = rng.normal(size=n)[cluster] + rng.normal(size=len(cluster))
-        low, high = jackknife(share, benchmark, cluster).interval(0.9)
-        held.append(low[0] <= 0 <= high[0])
+    rng = np.random.default_rng(1)  # one study a column
+    share = rng.normal(size=(n, 2000))[cluster] + rng.normal(size=(len(cluster), 2000))
+    sums = mean_difference_sums(share, benchmark=benchmark, cluster=cluster)
+    low, high = cluster_jackknife(sums).interval(0.9)
+    held = (low <= 0) & (high >= 0)
     assert 0.85 < np.mean(held) < 0.96
+
+
+def test_few_clusters_beside_many_do_not_find_what_is_not_there() -> None:
+    rng, benchmark, found = np.random.default_rng(3), np.arange(25) < 20, []
+    for _ in range(60):
+        sums = mean_difference_sums(
+            rng.normal(size=(25, 768)), benchmark=benchmark, cluster=np.arange(25)
+        )
+        found.append((q_values(cluster_jackknife(sums).p_value) <= 0.05).any())
+    assert np.mean(found) <= 0.1
+
+
+def test_degrees_of_freedom_are_the_fewer_of_welchs_and_those_of_clusters_that_vary_alike() -> None:
+    share, benchmark = np.random.default_rng(4).normal(size=(13, 40)), np.arange(13) < 5
+    found = cluster_jackknife(
+        mean_difference_sums(share, benchmark=benchmark, cluster=np.arange(13))
+    )
+    welch = stats.ttest_ind(share[benchmark], share[~benchmark], equal_var=False)
+    alike = (1 / 5 + 1 / 8) ** 2 / ((1 / 5) ** 2 / 4 + (1 / 8) ** 2 / 7)
+    assert (welch.df > alike).any()
+    assert (welch.df < alike).any()
+    np.testing.assert_allclose(found.t, welch.statistic)
+    np.testing.assert_allclose(found.df, np.minimum(welch.df, alike))
 
 
 def test_a_condition_of_one_cluster_has_no_standard_error() -> None:
