@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.analyses.probe_choice import FeatureSource, log_odds
+from interp.analyses.probe_gain import difference_of
 from interp.analyses.probe_metrics import Estimate, estimates
 from interp.analyses.probe_splits import Splits, fold_splits
 from interp.analyses.probes import STRENGTHS, held_out_scores
@@ -107,13 +108,13 @@ def selectivity(
         without=np.mean([each.without for each in controls], axis=0),
         stratum=real.stratum,
     )
-    low, high = (real - mean).interval()
+    found = difference_of(real, mean, is_share=True)
     return Selectivity(
         accuracy=real.value,
         control_accuracy=mean.value,
-        selectivity=real.value - mean.value,
-        selectivity_low=low,
-        selectivity_high=high,
+        selectivity=found.value,
+        selectivity_low=found.low,
+        selectivity_high=found.high,
         n_kinds=len(shared),
     )
 

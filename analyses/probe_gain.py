@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from interp.analyses.probe_metrics import METRICS, estimates
+from interp.analyses.probe_metrics import METRICS, Estimate, estimates
 from interp.analyses.probes import ProbeScore
 
 
@@ -30,7 +30,8 @@ def gain(one: ProbeScore, other: ProbeScore, *, metric: str = "auroc") -> Gain:
     """`one` minus `other` on the same prompts, splits and clusters, with a paired interval.
 
     What both probes find easy or hard in a cluster cancels, so the interval is narrower than the
-    two intervals side by side suggest. Interval as in `Estimate.interval`.
+    two intervals side by side suggest. Interval as in `Estimate.interval`, cut off where no
+    difference can be.
 
     Args:
         one: From `probe`.
@@ -67,9 +68,19 @@ def gain(one: ProbeScore, other: ProbeScore, *, metric: str = "auroc") -> Gain:
         estimates(each.score, target=each.target, splits=each.splits, cluster=each.cluster)[metric]
         for each in (one, other)
     )
-    difference = found - against
+    return difference_of(found, against, is_share=METRICS[metric])
+
+
+def difference_of(one: Estimate, other: Estimate, *, is_share: bool) -> Gain:
+    """`one` minus `other` with its interval, cut off at -1 and 1 where both are shares."""
+    difference = one - other
     low, high = difference.interval()
-    return Gain(value=difference.value, low=low, high=high)
+    reach = 1.0 if is_share else np.inf
+    return Gain(
+        value=difference.value,
+        low=float(np.clip(low, -reach, reach)),
+        high=float(np.clip(high, -reach, reach)),
+    )
 
 
 def best_baseline(baselines: Mapping[str, ProbeScore]) -> str:

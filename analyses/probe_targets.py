@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
-from interp.analyses.probe_gain import Gain
+from interp.analyses.probe_gain import Gain, difference_of
 from interp.analyses.probe_metrics import METRICS, Estimate, estimates
 from interp.analyses.probe_splits import Splits, cluster_splits
 from interp.analyses.probe_surface import one_against_rest
@@ -124,9 +124,8 @@ def macro_gain(one: MacroScore, other: MacroScore, *, metric: str = "auroc") -> 
     """
     if list(one.of_value) != list(other.of_value):
         raise ValueError("the two have other values, so their difference is not paired")
-    difference = one.estimate[metric] - other.estimate[metric]
-    low, high = difference.interval()
-    return Gain(value=difference.value, low=low, high=high)
+    found, against = one.estimate[metric], other.estimate[metric]
+    return difference_of(found, against, is_share=METRICS[metric])
 
 
 def _strata(stratum: Int[np.ndarray, "values clusters"]) -> Int[np.ndarray, "clusters"]:

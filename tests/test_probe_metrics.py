@@ -8,8 +8,8 @@ from scipy.special import expit, logit
 from scipy.stats import ttest_ind
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from interp.analyses.probe_gain import best_baseline, gain
-from interp.analyses.probe_metrics import auroc_estimate, estimates, mean_estimate
+from interp.analyses.probe_gain import best_baseline, difference_of, gain
+from interp.analyses.probe_metrics import Estimate, auroc_estimate, estimates, mean_estimate
 from interp.analyses.probe_splits import (
     Splits,
     check_splits,
@@ -154,6 +154,21 @@ def test_gain_is_the_difference_and_its_interval_is_paired() -> None:
     assert found.low < found.value < found.high
     assert found.high - found.low < 0.5 * (one.auroc_high - one.auroc_low)
     assert gain(one, one).low == gain(one, one).high == 0.0
+
+
+def test_no_difference_of_shares_lies_beyond_1_and_bits_may() -> None:
+    cluster = np.array([0, 0, 0])
+    one, other = (
+        Estimate(value=value, without=np.array(without), stratum=cluster)
+        for value, without in ((0.9, [0.2, 0.9, 0.9]), (0.3, [0.9, 0.2, 0.3]))
+    )
+    low, high = (one - other).interval()
+    assert low < -1
+    assert high > 1
+    found = difference_of(one, other, is_share=True)
+    assert (found.value, found.low, found.high) == (pytest.approx(0.6), -1.0, 1.0)
+    of_bits = difference_of(one, other, is_share=False)
+    assert (of_bits.low, of_bits.high) == (low, high)
 
 
 def test_gain_refuses_other_splits_and_unknown_metrics() -> None:
