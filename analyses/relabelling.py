@@ -1,6 +1,6 @@
 """Max-T test over all layers and experts: labels of whole clusters exchanged, or scores flipped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf, sqrt
 
 import numpy as np
@@ -98,6 +98,7 @@ def max_t_test(sums: ClusterSums, *, rng: np.random.Generator, n_resamples: int 
     reason = why_insufficient(sums)
     if reason:
         return _no_test(sums, reason)
+    sums = _without_rounding(sums)
     n_clusters = len(sums.square)
     is_paired = n_paired_clusters(sums) == n_clusters
     if not is_paired and sums.unit_score is not None:
@@ -111,6 +112,24 @@ def max_t_test(sums: ClusterSums, *, rng: np.random.Generator, n_resamples: int 
     observed, null = flipped_statistics(sums.score, signs)
     shrunk = observed * sqrt((n_clusters - 1) / n_clusters)
     return _max_t(sums, shrunk, null, is_enumerated, "flipped_paired")
+
+
+def _without_rounding(sums: ClusterSums) -> ClusterSums:
+    """Scores of rounding alone made 0, as of an expert that serves every token: they do not vary.
+
+    A ratio of two roundings is as large as any `T`, and would have its say in the largest.
+    """
+    every = (sums.score, sums.left_out_score, sums.unit_score)
+    columns = [np.abs(of).max(axis=tuple(range(of.ndim - 1))) for of in every if of is not None]
+    varies = np.max(columns, axis=0) > ROUNDING * float(sums.square.max())
+    if varies.all():
+        return sums
+    return replace(
+        sums,
+        score=np.where(varies, sums.score, 0.0),
+        left_out_score=np.where(varies, sums.left_out_score, 0.0),
+        unit_score=None if sums.unit_score is None else np.where(varies, sums.unit_score, 0.0),
+    )
 
 
 def why_insufficient(sums: ClusterSums) -> str:

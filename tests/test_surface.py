@@ -145,6 +145,25 @@ def test_order_of_tokens_and_names_change_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("is_paired", [False, True])
+def test_an_expert_of_every_token_has_no_say_in_the_largest_statistic(is_paired: bool) -> None:
+    study = small_study(np.random.default_rng(5))
+    if is_paired:
+        study["benchmark"] = np.arange(150) % 2 == 0
+    always = np.full((150, 2, 1), 3)
+    study |= {"expert_indices": np.dstack([study["expert_indices"], always]), "n_experts": 4}
+    sums = surface_adjusted_sums(**study, rng=np.random.default_rng(0)).sums
+    assert 0 < np.abs(sums.score[:, [3, 7]]).max() < 1e-12  # rounding of a share that is 1 / 2
+    test = max_t_test(sums, rng=np.random.default_rng(0), n_resamples=200)
+    assert test.statistic[[3, 7]].tolist() == [0.0, 0.0]
+    assert test.p_max_t[[3, 7]].tolist() == [1.0, 1.0]
+    others = np.setdiff1d(np.arange(8), [3, 7])
+    study |= {"expert_indices": study["expert_indices"][..., :1], "n_experts": 3}
+    alone = surface_adjusted_sums(**study, rng=np.random.default_rng(0)).sums
+    expected = max_t_test(alone, rng=np.random.default_rng(0), n_resamples=200)
+    np.testing.assert_allclose(test.p_max_t[others], expected.p_max_t)
+
+
 def test_no_common_token_id_leaves_nothing_to_compare() -> None:
     rng = np.random.default_rng(3)
     study = small_study(rng)
