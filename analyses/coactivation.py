@@ -188,7 +188,9 @@ def _odds(share: Float[np.ndarray, "experts"], size: int) -> Float[np.ndarray, "
         reached = inside / (inside + others[:, size])
         if np.abs(reached - share).max() < 1e-11:
             return np.asarray(odds)
-        odds = target * others[:, size] / others[:, size - 1]
+        # Half of the way, in logarithms: the whole step goes to and fro for ever where one of two
+        # experts is left to choose.
+        odds = np.sqrt(odds * target * others[:, size] / others[:, size - 1])
         odds /= np.exp(np.log(odds).mean())  # the scale is free; this keeps sums in range
     raise ValueError(
         f"no odds give the shares after {ROUNDS} steps; the closest are "

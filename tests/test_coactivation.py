@@ -136,3 +136,18 @@ def test_wrong_number_of_tokens_is_refused() -> None:
 def test_shares_that_are_no_shares_of_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="share sums to 1, expected top_k, which is 2"):
         expected_together(np.full(4, 0.25), top_k=2)
+
+
+@pytest.mark.parametrize("seldom", [0.4, 1e-2, 1e-4])
+def test_one_slot_for_two_experts_beside_one_that_serves_every_token(seldom: float) -> None:
+    expected = expected_together(np.array([1.0, 1 - seldom, seldom, 0.0]), top_k=2)
+    by_hand = np.diag([1.0, 1 - seldom, seldom, 0.0])
+    by_hand[0, 1] = by_hand[1, 0] = 1 - seldom
+    by_hand[0, 2] = by_hand[2, 0] = seldom
+    np.testing.assert_allclose(expected, by_hand, atol=1e-9)
+
+
+def test_nearly_fixed_experts_have_odds() -> None:
+    share = np.array([0.9995] * 3 + [0.0005] * 3)
+    expected = expected_together(share, top_k=3)
+    np.testing.assert_allclose(expected.sum(axis=1) - share, 2 * share, atol=1e-9)
