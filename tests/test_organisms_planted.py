@@ -290,7 +290,7 @@ def test_planted_and_decoy_have_the_same_experts_and_as_different_a_use(seed: in
 def test_the_truth_can_be_measured_again(name: str) -> None:
     truth = truth_of(name)
     model, tokenizer = organisms.load(name)
-    some = [each for each in load_prompts("matched") if each.condition != "mixed"][::40]
+    some = [each for each in load_prompts("matched") if each.condition != "mixed"][::125]
     place = {each: index for index, each in enumerate(truth.prompt_id.tolist())}
     at = [place[each.prompt_id] for each in some]
     again = knockout_table(model, tokenizer, some, planted=truth.planted.tolist())
