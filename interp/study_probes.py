@@ -59,6 +59,8 @@ def probe_tables(
         }
     except ValueError as error:
         return {}, {"probes": too_few(pair, error), "probe_controls": too_few(pair, error)}
+    if "logprob" not in baselines:
+        absent["probes_logprob"] = _no_logprob(pair)
     tables = [each.to_frame(site=name, baseline=name) for name, each in baselines.items()]
     best = best_baseline(baselines)
     controls = Controls.of(pair, untrained, absent=absent, segment=segment)
@@ -74,6 +76,16 @@ def probe_tables(
         advance(1)
     found = {"probes": pd.concat(tables, ignore_index=True), "probe_controls": pd.DataFrame(rows)}
     return found, absent
+
+
+def _no_logprob(pair: Compared) -> str:
+    """Why there is no baseline of difficulty and familiarity."""
+    known = np.isfinite(pair.store.logprob[pair.token])
+    n_without = len(pair.prompt) - len(np.unique(pair.prompt_index[known]))
+    return (
+        f"{n_without} of {len(pair.prompt)} prompts have no token with a log-probability, so none "
+        "of the surface baselines says how familiar a prompt is; capture with --logprobs."
+    )
 
 
 def surface_of(pair: Compared) -> Mapping[str, FeatureSource]:

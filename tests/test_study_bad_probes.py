@@ -13,8 +13,9 @@ from interp.cache.writer import StoreWriter
 from interp.compared import COMPARED, compared
 from interp.results import PROBE_TABLES
 from interp.study_probe_controls import untrained_pair
+from interp.study_probes import probe_tables
 from interp.study_probing import Probing, probe_study
-from tests.study_samples import LAYOUT, N_EXPERTS, prompt
+from tests.study_samples import LAYOUT, N_EXPERTS, N_TOKENS, prompt
 
 
 def write(
@@ -53,6 +54,18 @@ def test_one_prompt_a_group_cannot_be_split_and_keeps_its_directions(tmp_path: P
     assert set(tables) == {"directions", "direction_cosines"}
     for name in ("probes", "probe_controls", "probes_chosen", "grid", "added"):
         assert absent[name].startswith("Nothing can be shuffled or split: 1 items have benchmark")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_baseline_of_familiarity_that_is_missing_is_named(tmp_path: Path, is_known: bool) -> None:
+    logprob = np.full(N_TOKENS, -1.0 if is_known else np.nan, dtype=np.float32)
+    sources: dict[str, tuple[str, ...]] = {"benchmark": ("exam",), "organic": ("chat",)}
+    store = write(tmp_path / "a.moe", sources, logprob=logprob)
+    tables, absent = probe_tables(
+        compared(store, COMPARED), np.random.default_rng(0), lambda _: None
+    )
+    assert ("logprob" in set(tables["probes"]["baseline"])) == is_known
+    assert absent.get("probes_logprob", "").startswith("8 of 8 prompts have no") != is_known
 
 
 def test_two_prompts_a_group_are_too_few_to_choose_a_penalty_and_it_is_said(

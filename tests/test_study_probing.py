@@ -191,7 +191,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, 
     store = write(folder / "a.moe", CELLS)
     untrained = untrained_of(store, folder / "b.moe")
     tables, absent = probe_study(store, rng(), probing=Probing(untrained=untrained))
-    assert set(absent) == {"probes_mean_content", "probes_unseen", "router_split"}
+    left_out = {"probes_mean_content", "probes_logprob", "probes_unseen", "router_split"}
+    assert set(absent) == left_out
     return store, tables
 
 
