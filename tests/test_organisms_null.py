@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interp import organisms
+from interp.cache.errors import InputError
 from interp.cache.records import Prompt
 from interp.organisms.null import null_labels
 from interp.organisms.untrained import load_untrained_model
@@ -186,6 +187,13 @@ def test_drawing_weights_leaves_the_callers_chance_alone() -> None:
     torch.manual_seed(7)
     organisms.load("untrained-2")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["planted-3", "untrained-router-9"])
+def test_a_seed_that_a_kind_lacks_is_refused_before_any_hub_is_asked(name: str) -> None:
+    with pytest.raises(InputError, match=f"there is no organism {name}; .* has the seeds 0, 1, 2"):
+        organisms.load_model(name)
+    assert organisms.model_path("openai/gpt-oss-20b") == "openai/gpt-oss-20b"
 
 
 def test_an_unknown_untrained_organism_is_refused() -> None:

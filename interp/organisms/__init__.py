@@ -7,6 +7,8 @@ docs/organisms.md says what each was made for and how far it came out so.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.cache.errors import InputError
+
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
 
@@ -77,8 +79,20 @@ def load_model(
 
 
 def model_path(name_or_path: str | Path) -> str | Path:
-    """Where `from_pretrained` finds config and tokenizer: an organism's directory, or as given."""
-    return path(str(name_or_path)) if name_or_path in ORGANISMS else name_or_path
+    """Where `from_pretrained` finds config and tokenizer: an organism's directory, or as given.
+
+    Raises:
+        InputError: If the name is that of a kind of organism with a seed that it lacks.
+    """
+    if name_or_path in ORGANISMS:
+        return path(str(name_or_path))
+    kind, _, seed = str(name_or_path).rpartition("-")
+    if seed.isdecimal() and f"{kind}-{SEEDS[0]}" in ORGANISMS:
+        raise InputError(
+            f"there is no organism {name_or_path}; {kind} has the seeds "
+            f"{', '.join(str(each) for each in SEEDS)}"
+        )
+    return name_or_path
 
 
 def load(name: str) -> tuple[Any, Any]:
