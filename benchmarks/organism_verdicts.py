@@ -4,7 +4,7 @@
     python benchmarks/organism_verdicts.py --limit 78 planted-1
 
 Each study is `interp run` on all of `matched`, in a folder of its own under `--folder`; one that is
-there is not done again. `null-<n>` is the toy with conditions drawn by lot (seed n) for each item.
+there is not done again. Of the `toy` the answer is not known. `null-<n>` is the toy with conditions drawn by lot (seed n) for each item.
 """
 
 import argparse
@@ -34,7 +34,7 @@ EXPECTED = {
     "null": "no_difference",
 }
 """What is known of each kind of organism."""
-WITH_EXPERIMENTS = ("planted", "decoy")
+WITH_EXPERIMENTS = ("planted", "decoy", "toy")
 """Kinds whose rung an experiment can change."""
 STUDY = """model = "{model}"
 prompts = [{prompts}]
@@ -75,7 +75,7 @@ def row(name: str, folder: Path, limit: int | None) -> str:
     """Run one study; its line of the table."""
     run = run_study(study_of(name, folder, limit))
     results = read_results(run.results)
-    expected = EXPECTED[name.partition("-")[0]]
+    expected = EXPECTED.get(name.partition("-")[0], "unknown")
     recall, false = recovered(name, results.experiment_candidates)
     cells = [name, expected, str(results.verdict["rung"]), recall, false]
     return f"| {' | '.join([*cells, str(results.verdict['sentence'])])} |"
