@@ -4,7 +4,8 @@
     python benchmarks/organism_verdicts.py --limit 78 planted-1
 
 Each study is `interp run` on all of `matched`, in a folder of its own under `--folder`; one that is
-there is not done again. Of the `toy` the answer is not known. `null-<n>` is the toy with conditions drawn by lot (seed n) for each item.
+there is not done again. `null-<n>` is the toy with conditions drawn by lot (seed n) for each item.
+Of the `toy` itself the answer is not known.
 """
 
 import argparse
