@@ -9,7 +9,8 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 PIP_OLDEST := .venv-oldest/bin/python $(INSTALL) .venv-oldest/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# On all cores; a module's tests stay together until another core has none left.
+# On all cores, one thread each; a module's tests stay together until another core has none left.
+test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 TESTS_OLDEST := $(patsubst %, tests/test_%.py, capture checkpoint families generation \
