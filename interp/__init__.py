@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from interp.cache.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from interp import figures as figures
     from interp import organisms as organisms
     from interp.cache.reader import open_store as open_store
     from interp.cache.records import Prompt as Prompt
@@ -27,6 +28,7 @@ _HOMES = {
     "RoutingTap": "hooks.tap",
     "analyze": "study",
     "capture": "hooks.capture",
+    "figures": "figures",
     "load_model": "organisms",
     "load_prompts": "prompts",
     "open_store": "cache.reader",

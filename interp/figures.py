@@ -1,9 +1,14 @@
-"""Plotly figures of one study: tables in, figures out; nothing is computed here that is not drawn.
+"""Plotly figures of one study: results in, a figure out; nothing is computed that is not drawn.
+
+    interp.figures.usage(results).write_image("usage.svg")
 
 Every figure carries its title, model and n (`layout.title`, whose subtitle is always filled), axis
-titles with units, and a text for readers who do not see it (`layout.meta["summary"]`).
+titles with units, a text for readers who do not see it (`layout.meta["summary"]`) and one sentence
+on how it can fool the reader (`layout.meta["caution"]`). What stands for an expert has `customdata`
+that begins with its layer and number; what stands for a layer, with the layer and None.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,10 +28,55 @@ from interp.figure_style import (
     layer_axis,
     translucent,
 )
+from interp.figures_divergence import divergence, vocabulary_share
+from interp.figures_dose import dose_response
+from interp.figures_experiments import interventions
+from interp.figures_experts import volcano
+from interp.figures_grid import two_by_two
+from interp.figures_load import load, vocabulary
+from interp.figures_pairs import coactivation
+from interp.figures_paths import paths
+from interp.figures_probes import probes
+from interp.figures_usage import usage
 from interp.heatmap import usage_figure
+from interp.results import Results
 from interp.sentences import SURFACE, divergence_sentence, probe_sentence
 
-__all__ = ["divergence_figure", "probe_figure", "usage_figure"]
+FIGURES: dict[str, Callable[[Results], go.Figure]] = {
+    "usage": usage,
+    "volcano": volcano,
+    "divergence": divergence,
+    "vocabulary_share": vocabulary_share,
+    "probes": probes,
+    "two_by_two": two_by_two,
+    "coactivation": coactivation,
+    "paths": paths,
+    "interventions": interventions,
+    "dose_response": dose_response,
+    "load": load,
+    "vocabulary": vocabulary,
+}
+"""All figures by name, in the order of the page. Each takes `Results`; one whose table is empty
+raises `InputError`."""
+
+__all__ = [
+    "FIGURES",
+    "coactivation",
+    "divergence",
+    "divergence_figure",
+    "dose_response",
+    "interventions",
+    "load",
+    "paths",
+    "probe_figure",
+    "probes",
+    "two_by_two",
+    "usage",
+    "usage_figure",
+    "vocabulary",
+    "vocabulary_share",
+    "volcano",
+]
 
 
 def divergence_figure(divergence: pd.DataFrame, *, model: str) -> go.Figure:

@@ -1,0 +1,166 @@
+"""The volcano of experts: how large the effect of the condition on each is, and how sure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figure_style import (
+    BLUE,
+    GREY,
+    MINUS,
+    MUTED,
+    VERMILLION,
+    lay_out,
+    show_views,
+    translucent,
+)
+from interp.figures_tables import column, model_of, on_experts, table_of
+from interp.results import Results
+
+SIGNIFICANT = 0.05
+SMALLEST_Q = 1e-16
+"""Lower values of q are drawn here, so that 0 has a place."""
+MOST_BARS = 60
+"""No intervals are drawn where more experts than these would have one; hover gives them all."""
+KINDS = {
+    "Difference": ("effect", "effect_low", "effect_high", "raw_q_bh"),
+    "Same token": ("adjusted_effect", "adjusted_low", "adjusted_high", "q_bh"),
+    "Beyond surface": (
+        "surface_adjusted_effect",
+        "surface_adjusted_low",
+        "surface_adjusted_high",
+        "surface_adjusted_q_bh",
+    ),
+}
+"""Views by label: effect, the ends of its 90 % interval, and q."""
+CAUTION = (
+    "An expert far out may still do nothing, the effects of those found are too large by the way "
+    "they were found, and confirmation depends on one random split of the sources or templates."
+)
+
+
+def volcano(results: Results, *, view: str = "Beyond surface") -> go.Figure:
+    """Effect of the condition on every expert against q, with the verdict's margin.
+
+    Beyond surface is what the verdict uses; the other views show what of an effect is vocabulary.
+
+    Args:
+        results: Of a study; reads the table `experts`.
+        view: The view that is seen first: Difference, Same token or Beyond surface.
+
+    Raises:
+        InputError: If no expert was tested.
+    """
+    experts = table_of(results, "experts")
+    views = {
+        label: _points(experts, *columns)
+        for label, columns in KINDS.items()
+        if np.isfinite(column(experts, columns[0])).any()
+    }
+    figure = go.Figure()
+    tested = results.run.get("experts", {})
+    margin = 100 * float(tested.get("margin", 0.5 / float(results.run["n_experts"])))
+    clusters = " and ".join(
+        f"{count:,} {name}s" for name, count in tested.get("clusters", {}).items()
+    )
+    lay_out(
+        figure,
+        title="Effect of the condition on each expert",
+        subtitle=f"{model_of(results)} · n = {len(experts):,} experts"
+        + (f", {clusters}" if clusters else "")
+        + " · bars: 90 % intervals",
+        summary=_summary(experts, margin),
+        caution=CAUTION,
+    )
+    show_views(figure, views, shown=view if view in views else next(reversed(views)))
+    _axes(figure, margin)
+    return figure
+
+
+def _points(experts: pd.DataFrame, effect: str, low: str, high: str, q: str) -> list[go.Scatter]:
+    """Experts in three groups: not told apart, below the FDR, and confirmed as well."""
+    below = column(experts, q) <= SIGNIFICANT
+    confirmed = column(experts, "is_confirmed") == 1
+    groups: list[tuple[str, np.ndarray, dict[str, Any]]] = [
+        ("q above 0.05", ~below & ~confirmed, {"color": GREY, "size": 6, "symbol": "circle-open"}),
+        ("q at most 0.05", below & ~confirmed, {"color": BLUE, "size": 8, "symbol": "diamond"}),
+        ("confirmed", confirmed, {"color": VERMILLION, "size": 11, "symbol": "star"}),
+    ]
+    return [
+        _group(
+            experts[chosen], (effect, low, high, q), name, marker, bars=chosen.sum() <= MOST_BARS
+        )
+        for name, chosen, marker in groups
+    ]
+
+
+def _group(
+    rows: pd.DataFrame, columns: tuple[str, ...], name: str, marker: dict[str, Any], *, bars: bool
+) -> go.Scatter:
+    effect, low, high, q = (column(rows, each) for each in columns)
+    reached = rows.assign(low=100 * low, high=100 * high, q=q)
+    error = {
+        "type": "data",
+        "symmetric": False,
+        "array": 100 * (high - effect),
+        "arrayminus": 100 * (effect - low),
+        "thickness": 1,
+        "width": 0,
+        "color": translucent(marker["color"], 0.45),
+    }
+    return go.Scatter(
+        x=100 * effect,
+        y=-np.log10(np.maximum(q, SMALLEST_Q)),
+        name=name,
+        mode="markers",
+        showlegend=True,
+        marker=marker,
+        error_x=error if bars and marker["color"] != GREY else None,
+        customdata=on_experts(reached, "low", "high", "q"),
+        hovertemplate="<b>layer %{customdata[0]}, expert %{customdata[1]}</b><br>"
+        "effect %{x:+.3f} points (%{customdata[2]:+.3f} to %{customdata[3]:+.3f})<br>"
+        f"q = %{{customdata[4]:.2g}}, {name}<extra></extra>",
+    )
+
+
+def _axes(figure: go.Figure, margin: float) -> None:
+    figure.update_layout(hovermode="closest", height=520, margin={"t": 132})
+    figure.update_layout(legend={"y": 1.0, "x": 1, "xanchor": "right", "traceorder": "normal"})
+    figure.update_layout(updatemenus=[{"y": 1.075, "pad": {"b": 4}}])
+    figure.update_xaxes(
+        title_text=f"Effect: usage under benchmark {MINUS} organic (points of slots)"
+    )
+    figure.update_yaxes(title_text=f"{MINUS}log10 q (no unit; up is surer)", rangemode="tozero")
+    for place in (-margin, margin):
+        figure.add_vline(x=place, line={"color": MUTED, "width": 1.2, "dash": "dash"})
+    figure.add_hline(y=-np.log10(SIGNIFICANT), line={"color": MUTED, "width": 1.2, "dash": "dot"})
+    note = {"showarrow": False, "font": {"size": 11, "color": MUTED}}
+    figure.add_annotation(
+        x=margin, y=0, yref="paper", yanchor="bottom", xanchor="left", text=" margin", **note
+    )
+    figure.add_annotation(
+        x=1,
+        xref="paper",
+        y=-np.log10(SIGNIFICANT),
+        xanchor="right",
+        yanchor="bottom",
+        text="q = 0.05",
+        **note,
+    )
+
+
+def _summary(experts: pd.DataFrame, margin: float) -> str:
+    effect = 100 * column(experts, "surface_adjusted_effect")
+    q, confirmed = column(experts, "surface_adjusted_q_bh"), column(experts, "is_confirmed") == 1
+    if not np.isfinite(effect).any():
+        return "No surface-adjusted effect is in these results."
+    top = experts.iloc[int(np.nanargmax(np.abs(effect)))]
+    return (
+        f"Beyond the surface q is at most 0.05 for {(q <= SIGNIFICANT).sum()} of {len(experts):,} "
+        f"experts, {(np.abs(effect) > margin).sum()} have an effect above the margin of "
+        f"{margin:.2g} points in size, and {confirmed.sum()} are confirmed on sources or templates "
+        f"not used to find them. The largest effect is {np.nanmax(np.abs(effect)):.2g} points in "
+        f"size, of expert {top.expert:.0f} in layer {top.layer:.0f}."
+    )
