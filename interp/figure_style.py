@@ -134,5 +134,5 @@ def _menu(buttons: Sequence[dict[str, Any]], *, active: int) -> dict[str, Any]:
         "pad": {"b": 8, "t": 0, "l": 0, "r": 0},
         "bgcolor": "#ffffff",
         "bordercolor": "#c5cad3",
-        "font": {"size": 12, "color": "#1f2937"},
+        "font": {"size": 11, "color": "#1f2937"},
     }

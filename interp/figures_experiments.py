@@ -173,11 +173,11 @@ def _sets(rows: pd.DataFrame, *columns: str) -> list[list[float | str | None]]:
 
 def _frame(figure: go.Figure, names: list[str], unit: str) -> None:
     figure.update_layout(
-        hovermode="closest", height=216 + 36 * len(names), margin={"t": 140, "b": 76}
+        hovermode="closest", height=232 + 36 * len(names), margin={"t": 140, "b": 92}
     )
     figure.update_layout(legend={"traceorder": "normal"})
     figure.update_xaxes(
-        title_text=f"Interaction: damage to benchmark {MINUS} organic<br>({unit})",
+        title_text=f"Interaction: damage to<br>benchmark {MINUS} organic<br>({unit})",
         zeroline=True,
         zerolinecolor=MUTED,
         zerolinewidth=1.5,

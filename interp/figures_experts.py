@@ -25,9 +25,9 @@ SMALLEST_Q = 1e-16
 MOST_BARS = 60
 """No intervals are drawn where more experts than these would have one; hover gives them all."""
 KINDS = {
-    "Difference": ("effect", "effect_low", "effect_high", "raw_q_bh"),
-    "Same token": ("adjusted_effect", "adjusted_low", "adjusted_high", "q_bh"),
-    "Beyond surface": (
+    "Raw": ("effect", "effect_low", "effect_high", "raw_q_bh"),
+    "Token": ("adjusted_effect", "adjusted_low", "adjusted_high", "q_bh"),
+    "Surface": (
         "surface_adjusted_effect",
         "surface_adjusted_low",
         "surface_adjusted_high",
@@ -41,14 +41,15 @@ CAUTION = (
 )
 
 
-def volcano(results: Results, *, view: str = "Beyond surface") -> go.Figure:
+def volcano(results: Results, *, view: str = "Surface") -> go.Figure:
     """Effect of the condition on every expert against q, with the verdict's margin.
 
-    Beyond surface is what the verdict uses; the other views show what of an effect is vocabulary.
+    The verdict uses effects adjusted for the surface; the other views are raw, or adjusted for the
+    token alone, and so show what of an effect is vocabulary.
 
     Args:
         results: Of a study; reads the table `experts`.
-        view: The view that is seen first: Difference, Same token or Beyond surface.
+        view: The view that is seen first: Raw, Token or Surface.
 
     Raises:
         InputError: If no expert was tested.
@@ -126,12 +127,9 @@ def _group(
 
 
 def _axes(figure: go.Figure, margin: float) -> None:
-    figure.update_layout(hovermode="closest", height=520, margin={"t": 132})
-    figure.update_layout(legend={"y": 1.0, "x": 1, "xanchor": "right", "traceorder": "normal"})
-    figure.update_layout(updatemenus=[{"y": 1.075, "pad": {"b": 4}}])
-    figure.update_xaxes(
-        title_text=f"Effect: usage under benchmark {MINUS} organic (points of slots)"
-    )
+    figure.update_layout(hovermode="closest", height=540, margin={"b": 96})
+    figure.update_layout(legend={"y": -0.17, "yanchor": "top", "traceorder": "normal"})
+    figure.update_xaxes(title_text=f"Usage, benchmark {MINUS} organic (points of slots)")
     figure.update_yaxes(title_text=f"{MINUS}log10 q (no unit; up is surer)", rangemode="tozero")
     for place in (-margin, margin):
         figure.add_vline(x=place, line={"color": MUTED, "width": 1.2, "dash": "dash"})

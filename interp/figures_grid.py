@@ -62,7 +62,7 @@ def _readers(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _name(row: pd.Series) -> str:
-    site = plain(str(row["site"]))
+    site = plain(str(row["site"])).replace("_within_token", "<br>within token")
     if pd.isna(row["layer"]):
         return f"{site.replace('_', ' ')}<br>alone"
     return f"{site}<br>layer {row['layer']:.0f}"
@@ -92,7 +92,7 @@ def _tiles(rows: list[pd.DataFrame]) -> go.Heatmap:
         xgap=3,
         ygap=3,
         text=[
-            [f"{share:.0f} %<br>({a:.0f} to {b:.0f})" for share, a, b in zip(*each, strict=True)]
+            [f"{share:.0f} %<br>{a:.0f} to {b:.0f}" for share, a, b in zip(*each, strict=True)]
             for each in zip(shares, low, high, strict=True)
         ],
         texttemplate="%{text}",
@@ -112,6 +112,7 @@ def _frame(figure: go.Figure, names: list[str]) -> None:
         tickvals=np.arange(4),
         ticktext=list(CELLS.values()),
         tickangle=0,
+        tickfont={"size": 11},
         showline=False,
         ticks="",
     )

@@ -71,11 +71,11 @@ def _pairs(rows: pd.DataFrame, condition: str) -> go.Scatter:
         name=condition,
         mode="markers+text",
         text=np.where(named, pairs, ""),
-        textposition="top center",
-        textfont={"size": 11, "color": MUTED},
+        textposition="top left" if condition == "benchmark" else "bottom right",
+        textfont={"size": 10, "color": MUTED},
         marker={"color": translucent(color, 0.75), "symbol": symbol, "size": 8},
         customdata=on_experts(rows, *shown),
-        hovertemplate="<b>layer %{customdata[0]}, experts %{customdata[1]} and %{customdata[2]}</b>"
-        f"<br>{condition}: association %{{y:+.2f}}<br>together on %{{customdata[3]:,.0f}} tokens, "
-        "%{customdata[4]:,.0f} expected<extra></extra>",
+        hovertemplate="<b>layer %{customdata[0]}, experts %{customdata[1]} and "
+        f"%{{customdata[2]:.0f}}</b><br>{condition}: association %{{y:+.2f}}<br>together on "
+        "%{customdata[3]:,.0f} tokens, %{customdata[4]:,.0f} expected<extra></extra>",
     )

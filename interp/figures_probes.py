@@ -65,9 +65,13 @@ def probes(results: Results) -> go.Figure:
         )
     controls = _controls(results)
     titles = [_panel_title(rows, name) for name in splits]
-    titles += ["Accuracy beyond what memory of the items gives"] * bool(len(controls))
+    titles += ["Beyond what memory of the items gives"] * bool(len(controls))
     figure = make_subplots(
-        rows=len(titles), cols=1, shared_xaxes=True, vertical_spacing=0.11, subplot_titles=titles
+        rows=len(titles),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.4 / len(titles) ** 1.2,
+        subplot_titles=titles,
     )
     for place, split in enumerate(splits, start=1):
         of_split = rows[rows["split"] == split]
@@ -102,7 +106,7 @@ def _panel_title(rows: pd.DataFrame, split: str) -> str:
     if best is None:
         return SPLITS[split]
     name = str(best.baseline).replace("_", " ")
-    return f"{SPLITS[split]} · best surface baseline: {name}, {best.auroc:.2f}"
+    return f"{SPLITS[split]}<br>Best surface baseline: {name}, {best.auroc:.2f}"
 
 
 def _best_surface(rows: pd.DataFrame) -> pd.Series | None:
@@ -240,7 +244,7 @@ def _lay_out_panels(
     if n_panels > n_auroc:
         title = "Selectivity<br>(accuracy)"
         figure.update_yaxes(title_text=title, zeroline=True, zerolinecolor=MUTED, row=n_panels)
-    figure.update_annotations(font={"size": 13}, xanchor="left", x=0)
-    figure.update_layout(height=170 + 205 * n_panels, margin={"t": 150}, hovermode="closest")
-    top = {"y": 1 + 26 / (205 * n_panels), "traceorder": "normal"}
+    figure.update_annotations(font={"size": 12}, xanchor="left", x=0, align="left")
+    figure.update_layout(height=190 + 215 * n_panels, margin={"t": 165}, hovermode="closest")
+    top = {"y": 1 + 46 / (215 * n_panels), "traceorder": "normal"}
     figure.update_layout(legend=top)

@@ -89,9 +89,9 @@ def on_layers(rows: pd.DataFrame, *columns: str) -> list[list[float | None]]:
     ]
 
 
-def on_experts(rows: pd.DataFrame, *columns: str) -> list[list[float | str]]:
-    """Layer, expert, and further columns of each row: `customdata` of points."""
-    more = [rows[name].tolist() if name in rows else [np.nan] * len(rows) for name in columns]
+def on_experts(rows: pd.DataFrame, *columns: str) -> list[list[float]]:
+    """Layer, expert, and further columns (5 digits) of each row: `customdata` of points."""
+    more = [[float(f"{value:.5g}") for value in column(rows, name)] for name in columns]
     pairs = zip(rows["layer"].astype(int), rows["expert"].astype(int), *more, strict=True)
     return [list(each) for each in pairs]
 

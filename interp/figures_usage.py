@@ -21,13 +21,18 @@ from interp.figures_tables import (
 from interp.results import Results
 
 OUTLINE = "#111111"
+DIFFERENCE_NAMES = {
+    "Raw": "difference",
+    "Token": "difference at the same token",
+    "Surface": "difference beyond the surface",
+}
 SHOWN_QUANTILE = 0.99
 """Colours end at this quantile, so that one busy expert does not bleach the rest."""
 SIGNIFICANT = 0.05
 DIFFERENCES = {
-    "Difference": ("effect", "raw_q_bh"),
-    "Same token": ("adjusted_effect", "q_bh"),
-    "Beyond surface": ("surface_adjusted_effect", "surface_adjusted_q_bh"),
+    "Raw": ("effect", "raw_q_bh"),
+    "Token": ("adjusted_effect", "q_bh"),
+    "Surface": ("surface_adjusted_effect", "surface_adjusted_q_bh"),
 }
 """Views of table `experts`: label, effect, and the q whose experts are outlined."""
 CAUTION = (
@@ -38,15 +43,15 @@ CAUTION = (
 Grid = Float[np.ndarray, "layers experts"]
 
 
-def usage(results: Results, *, view: str = "Difference") -> go.Figure:
+def usage(results: Results, *, view: str = "Raw") -> go.Figure:
     """Usage of every expert: difference of the conditions, raw and adjusted, and each by itself.
 
     Cells outlined in a difference have q of at most 0.05 (Benjamini and Hochberg over all experts).
 
     Args:
         results: Of a study; reads the tables `usage` and, where it is there, `experts`.
-        view: The view that is seen first, and alone in a picture: Difference, Same token,
-            Beyond surface, Benchmark or Organic.
+        view: The view that is seen first, and alone in a picture: the difference Raw, or
+            adjusted for Token or Surface, or the usage under Benchmark or Organic.
 
     Raises:
         InputError: If no condition has usage, or the view is none of these.
@@ -55,7 +60,7 @@ def usage(results: Results, *, view: str = "Difference") -> go.Figure:
     layers = next(iter(shares.values())).index.to_numpy()
     views = _differences(results, shares) | _conditions(results, shares)
     first = view if view in views else next(iter(views))
-    if view not in views and view != "Difference":
+    if view not in views and view != "Raw":
         raise InputError(f"view is {view!r}, which is none of these: {', '.join(views)}.")
     figure = go.Figure()
     lay_out(
@@ -90,13 +95,13 @@ def _differences(results: Results, shares: dict[str, pd.DataFrame]) -> dict[str,
         return {}
     if results.experts.empty:
         raw = shares["benchmark"] - shares["organic"]
-        return {"Difference": _view(raw, None, "difference, tokens pooled")}
+        return {"Raw": _view(raw, None, DIFFERENCE_NAMES["Raw"])}
     table, views = numeric(results.experts), {}
     for label, (effect, q) in DIFFERENCES.items():
         grid = 100 * table.pivot(index="layer", columns="expert", values=effect)
         below = table.pivot(index="layer", columns="expert", values=q)
         if grid.notna().any(axis=None):
-            views[label] = _view(grid, below.to_numpy() <= SIGNIFICANT, label.lower())
+            views[label] = _view(grid, below.to_numpy() <= SIGNIFICANT, DIFFERENCE_NAMES[label])
     return views
 
 
