@@ -1,9 +1,17 @@
 """The command `interp experiment`: take experts out of a live model and see who is hurt."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from interp.cache.errors import InputError
 from interp.cli_options import Json, Several, check_number, say
+
+if TYPE_CHECKING:
+    from interp.cache.reader import Store
+    from interp.cache.records import Prompt
+    from interp.experiment_settings import ExperimentSettings
+    from interp.experiments import Experiment
 
 
 def experiment(
@@ -21,6 +29,7 @@ def experiment(
     batch_tokens: int = 4096,
     dtype: str = "auto",
     noise_dtype: str | None = None,
+    second_model: str | None = None,
     seed: int = 0,
     json: Json = False,
 ) -> None:
@@ -42,6 +51,8 @@ def experiment(
         batch_tokens: Tokens per forward pass, padding included.
         dtype: auto for the checkpoint's own, or a name such as float32.
         noise_dtype: Another dtype to load the model in too, for the noise floor.
+        second_model: Another model to capture the same prompts with and put through the same
+            procedure, for the difference of the two; needs --prompts.
         seed: Of halves, folds, random sets and directions.
     """
     for name, value, least in (
@@ -66,6 +77,9 @@ def experiment(
     )
     opened = open_store(store)
     asked = load_several(prompts) if prompts else []
+    if second_model is not None:
+        asked = prompts_of(opened, asked)
+        check_second(opened, asked, (model, second_model), outcome=outcome, dtype=dtype)
     loaded = load_model(model, dtype=dtype)
     other = load_model(model, dtype=noise_dtype) if noise_dtype else None
     found = run_experiment(
@@ -78,4 +92,67 @@ def experiment(
     for name in (*shown, "share_below", "largest_placebo"):
         if main.experts and numbers[name] == numbers[name]:  # NaN where there is none
             facts[name] = numbers[name]
+    if second_model is not None:
+        facts |= beside(opened, found, second_model, asked, settings=settings, dtype=dtype)
     say(facts | {"tables": str(found.path)}, json)
+
+
+def prompts_of(store: "Store", asked: Sequence["Prompt"]) -> list["Prompt"]:
+    """Those prompts that a store holds, in its order.
+
+    Raises:
+        InputError: If one was not given.
+    """
+    given, held = {each.prompt_id: each for each in asked}, store.prompts["prompt_id"].tolist()
+    missing = [each for each in held if each not in given]
+    if missing:
+        raise InputError(
+            f"--second-model captures the prompts anew, and {len(missing)} of {len(held)} prompts "
+            f"of the store, such as {missing[0]}, are not among those of --prompts; give the "
+            "suites and files that were captured"
+        )
+    return [given[each] for each in held]
+
+
+def check_second(
+    store: "Store",
+    prompts: Sequence["Prompt"],
+    models: tuple[str, str],
+    *,
+    outcome: str,
+    dtype: str,
+) -> None:
+    """Refuse a second model before anything is run."""
+    from interp.experiment_second_checks import recorded_in, refuse_second
+
+    recorded = recorded_in(store)
+    refuse_second(*models, prompts, outcome=outcome, recorded=recorded, dtype=dtype)
+
+
+def beside(
+    store: "Store",
+    found: "Experiment",
+    model: str,
+    prompts: Sequence["Prompt"],
+    *,
+    settings: "ExperimentSettings",
+    dtype: str,
+) -> dict[str, Any]:
+    """What is said of the second model; its store and tables lie beside those of the first."""
+    from interp.experiment_second import FOLDER, run_second
+    from interp.experiment_second_checks import recorded_in
+    from interp.sentences_experiments import second_sentences
+
+    folder = found.path.parent / FOLDER
+    second = run_second(
+        store,
+        found.path,
+        model=model,
+        prompts=prompts,
+        settings=settings,
+        recorded=recorded_in(store),
+        folder=folder,
+        dtype=dtype,
+    )
+    said = second.why_not or " ".join(second_sentences(second.table))
+    return {"second_model": said, "second": str(folder)}

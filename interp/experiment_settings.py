@@ -18,8 +18,9 @@ class PipelineSettings:
     margin_in_even_shares: float = 0.5
     """Usage effect of an expert that is too small to count, in units of an even share,
     `1 / n_experts`; as in the rule of the verdict."""
-    interaction_margin: float = 0.0
-    """Own interaction of an expert that is too small to count, in the unit of the outcome."""
+    interaction_margin: float = 0.01
+    """Own interaction of an expert that is too small to count, in the unit of the outcome: 1 % of
+    the perplexity of a token, or one point of accuracy."""
     n_matched: int = 100
     """Random matched sets beside the found set."""
     n_placebo_matched: int = 0
@@ -63,6 +64,9 @@ class ExperimentSettings:
     """Tokens per pass, padding included."""
     max_new_tokens: int = 32
     """Of greedy answers, for the outcomes that need them."""
+    second_model: str | None = None
+    """Model that a study goes through the same procedure with, for the difference; an organism, a
+    hub name or a directory. `run_experiment` is of one model, and does not look at it."""
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "max_new_tokens"):

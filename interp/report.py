@@ -14,6 +14,7 @@ from interp import __version__
 from interp.cache.durable import write_whole
 from interp.cache.errors import InputError
 from interp.cache.reader import Store
+from interp.report_experiments import experiment_section
 from interp.report_experts import expert_section
 from interp.report_measures import measure_sections
 from interp.report_probes import probe_control_section
@@ -34,6 +35,7 @@ TEXT_COLUMNS |= {"by", "group", "over", "path", "ranked_by", "cluster", "matched
 TEXT_COLUMNS |= {"committee_over", "readout", "kind", "cell", "part", "added", "to", "method"}
 TEXT_COLUMNS |= {"layers_chosen"}
 TEXT_COLUMNS |= {"contrast", "experts", "notes", "role", "outcome", "intervention"}
+TEXT_COLUMNS |= {"model", "second_model"}
 TEXT_COLUMNS |= {"variation", "dtype", "shift", "shuffled", "sign"}
 
 
@@ -65,6 +67,7 @@ def render_report(results: Results, store: Store) -> str:
         divergence_section(results, model),
         usage_section(results, model),
         expert_section(results),
+        experiment_section(results),
         probe_section(results, model),
         probe_control_section(results),
         measure_sections(results, model),

@@ -22,6 +22,7 @@ PANELS = (
     "divergence",
     "usage",
     "experts",
+    "experiment",
     "probes",
     "probe_controls",
     "grid",

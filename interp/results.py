@@ -81,6 +81,7 @@ EXPERIMENT_TABLES = (
     "experiment_steering",
     "experiment_behaviour",
     "experiment_noise",
+    "experiment_second_model",
 )
 """Tables of experiments on the live model; see docs/experiments.md."""
 TABLES = (
@@ -92,6 +93,8 @@ TABLES = (
     *MEASURES,
     *EXPERIMENT_TABLES,
 )
+OPTIONAL_TABLES = ("experiment_second_model",)
+"""Of them, those that a file of results may lack; they are empty then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +175,8 @@ class Results:
     """Rows: shift, shuffled. Rank correlation over items with the change of the outcome."""
     experiment_noise: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: variation. What runs differ by that should not."""
+    experiment_second_model: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row: interaction in this model, in a second one, and the difference."""
     verdict: dict[str, Any] = field(default_factory=dict)
     """`rung`, `sentence` and `steps` of the ladder; see `interp.analyses.ladder`."""
     run: dict[str, Any]
@@ -199,7 +204,8 @@ def read_results(path: Path) -> Results:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        tables: dict[str, Any] = {name: pd.DataFrame(document[name]) for name in TABLES}
+        lacking = dict.fromkeys(OPTIONAL_TABLES, ())
+        tables: dict[str, Any] = {name: pd.DataFrame((lacking | document)[name]) for name in TABLES}
         return Results(
             verdict=document["verdict"], run=document["run"], absent=document["absent"], **tables
         )

@@ -28,7 +28,11 @@ class AnalysisSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Everything that decides a study. Each part is a table of `study.toml`."""
+    """Everything that decides a study. Each part is a table of `study.toml`.
+
+    Raises:
+        InputError: If the second model is the model itself.
+    """
 
     model: str
     """An organism such as `toy`, a hub name, or a directory."""
@@ -50,6 +54,14 @@ class StudyConfig:
     """How experts are taken out; no experiment is made where the table is not there."""
     rule: Rule = field(default_factory=Rule)
     """Thresholds of the verdict, written into the store before anything is captured."""
+
+    def __post_init__(self) -> None:
+        second = None if self.experiments is None else self.experiments.second_model
+        if second == self.model:
+            raise InputError(
+                f"experiments.second_model is {second!r}, which is the model of the study itself; "
+                "name another, such as untrained-router-0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -33,7 +33,8 @@ def test_every_part_is_read(tmp_path: Path) -> None:
         'model = "toy"\nprompts = ["matched", "more.jsonl"]\nlimit = 7\nseed = 3\n'
         '[capture]\nsites = ["resid_post"]\n[analysis]\nn_permutations = 9\n'
         "[rule]\nalpha = 0.01\nmargin_in_even_shares = 1\n"
-        '[experiments]\nintervention = "zero"\n[experiments.pipeline]\nn_matched = 5\n',
+        '[experiments]\nintervention = "zero"\nsecond_model = "untrained-0"\n'
+        "[experiments.pipeline]\nn_matched = 5\n",
     )
 
     assert (config.limit, config.seed) == (7, 3)
@@ -41,7 +42,9 @@ def test_every_part_is_read(tmp_path: Path) -> None:
     assert config.analysis.n_permutations == 9
     assert config.rule == Rule(alpha=0.01, margin_in_even_shares=1.0)
     assert config.experiments == ExperimentSettings(
-        intervention="zero", pipeline=PipelineSettings(n_matched=5)
+        intervention="zero",
+        pipeline=PipelineSettings(n_matched=5),
+        second_model="untrained-0",
     )
 
 
@@ -63,6 +66,14 @@ def test_every_part_is_read(tmp_path: Path) -> None:
         ),
         (LEAST + "[experiments]\nn_noise = -1", "experiments.n_noise is -1, expected 0 or more"),
         ("model = toy", "is not TOML"),
+        (
+            LEAST + '[experiments]\nsecond_model = "toy"',
+            "experiments.second_model is 'toy', which is the model of the study itself",
+        ),
+        (
+            LEAST + "[experiments]\nsecond_model = 2",
+            "experiments.second_model is 2, expected a text",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

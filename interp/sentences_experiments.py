@@ -1,0 +1,76 @@
+"""What the experiments of a study say, as sentences: computed from the rows of their tables."""
+
+from typing import Any
+
+import pandas as pd
+
+from interp.sentences import counted
+
+RIGHT_ANSWERS = ("option", "letter", "greedy")
+"""Outcomes that are a share of right answers; all others are nats per token."""
+
+
+def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
+    """How the found set does beside matched sets and placebos."""
+    row = contrasts.iloc[0]
+    if not row["n_found"]:
+        return [f"No expert was found, so none was taken out. {row['notes']}"]
+    said = (
+        f"The interaction of the {counted(row['n_found'], 'found expert')} "
+        f"({row['intervention']}), what taking them out costs benchmark prompts beyond what it "
+        f"costs organic ones, is {row['interaction']:+.3g} {unit(row['outcome'])}, 95 % interval "
+        f"{row['interaction_low']:+.3g} to {row['interaction_high']:+.3g}"
+    )
+    if row["n_matched"]:
+        share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
+        said += f"; {share} have a smaller one"
+    placebos = contrasts[contrasts["role"] == "placebo"]
+    if len(placebos):
+        largest = placebos["interaction"].max()
+        said += f"; the largest of {counted(len(placebos), 'placebo')} is {largest:+.3g}"
+    return [f"{said}."]
+
+
+def second_sentences(table: pd.DataFrame) -> list[str]:
+    """Where the same procedure on a second model comes out, and the difference."""
+    return [
+        f"{_found(row)} Each model was searched by itself: experts of one mean nothing in the "
+        "other, and a model in which none is found counts as 0."
+        for _, row in table.iterrows()
+    ]
+
+
+def _found(row: Any) -> str:
+    first, second = row["model"], row["second_model"]
+    if not row["n_found"] and not row["n_found_second"]:
+        return (
+            f"The same procedure found no expert in {first} and none in {second}, so there is "
+            "nothing to compare."
+        )
+    found = f"In {second} the same procedure found {_experts(row['n_found_second'])}"
+    found += "" if row["n_found"] else f", and in {first} no expert"
+    than = "larger" if row["difference"] > 0 else "smaller"
+    apart = "" if _is_apart(row) else " That cannot be told from no difference."
+    return (
+        f"{found}; the interaction is {abs(row['difference']):.3g} {unit(row['outcome'])} {than} "
+        f"in {first} ({_number(row, '')} against {_number(row, '_second')}; 95 % interval of the "
+        f"difference {row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
+        f"p = {row['p_greater']:.2g}).{apart}"
+    )
+
+
+def unit(outcome: str) -> str:
+    """What an interaction of this outcome is in."""
+    return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
+
+
+def _experts(count: float) -> str:
+    return counted(count, "expert") if count else "no expert"
+
+
+def _number(row: Any, end: str) -> str:
+    return f"{row[f'interaction{end}']:+.3g}"
+
+
+def _is_apart(row: Any) -> bool:
+    return bool(row["difference_low"] > 0 or row["difference_high"] < 0)
