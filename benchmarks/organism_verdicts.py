@@ -46,7 +46,7 @@ logprobs = true
 """
 EXPERIMENTS = """
 [experiments]
-n_curves = 5
+n_curves = 0
 n_random = 0
 n_noise = 0
 with_patches = false

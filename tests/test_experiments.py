@@ -46,7 +46,11 @@ from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
 
 QUICK = ExperimentSettings(
     pipeline=PipelineSettings(
-        alpha=0.9, margin_in_even_shares=0.0, n_matched=4, with_placebos=False
+        alpha=0.9,
+        margin_in_even_shares=0.0,
+        interaction_margin=0.0,
+        n_matched=4,
+        with_placebos=False,
     ),
     n_curves=2,
     n_noise=2,
