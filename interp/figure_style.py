@@ -11,9 +11,9 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 INK, MUTED, GRID = "#1f2937", "#5b6472", "#e5e7eb"
 """Text, lesser text and grid lines: what a dark page puts its own colours in place of."""
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
-PURPLE, OCHRE, SKY = "#b3589a", "#b7791f", "#56b4e9"
-"""After Okabe and Ito, which people with the common colour-vision deficiencies tell apart, and dark
-or light enough for either kind of page; lines differ in dash and marker too."""
+PURPLE, OCHRE, SKY = "#cc79a7", "#e69f00", "#56b4e9"
+"""Of Okabe and Ito 2008 (Color Universal Design), which people with the common colour-vision
+deficiencies tell apart, and which show on a light page and on a dark one; symbols differ too."""
 GREY, NAVY = "#7a8494", "#1b3a5c"
 CATEGORIES = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, SKY)
 """No more kinds than these have a colour; all others are grey."""

@@ -58,10 +58,12 @@ def probes(results: Results) -> go.Figure:
         InputError: If the condition was not probed.
     """
     rows = first_readouts(table_of(results, "probes").query("target == 'condition'"))
-    splits = [name for name in SPLITS if (rows["split"] == name).any()]
+    by_layer = rows[rows["layer"].notna()]
+    splits = [name for name in SPLITS if (by_layer["split"] == name).any()]
     if not splits:
         raise InputError(
-            "The table probes of these results holds no probe of the condition to draw."
+            "The table probes holds no probe of the condition by layer to draw; capture routing or "
+            "residuals, and compute it with: interp analyze"
         )
     controls = _controls(results)
     titles = [_panel_title(rows, name) for name in splits]

@@ -26,9 +26,10 @@ def table_of(results: Results, name: str) -> pd.DataFrame:
 
 def empty_table(results: Results, name: str) -> InputError:
     """The sentence for a table that holds nothing to draw, with the reason where one was given."""
-    known = [results.absent[key] for key in results.absent if key.startswith(name)]
-    reason = known[0].rstrip(".") if known else "interp analyze or interp experiment computes it"
-    return InputError(f"The table {name} of these results has no row to draw: {reason}.")
+    if name in results.absent:
+        return InputError(f"The table {name} has no row to draw: {results.absent[name]}")
+    command = "interp experiment" if name.startswith("experiment") else "interp analyze"
+    return InputError(f"The table {name} has no row to draw; compute it with: {command}")
 
 
 def numeric(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,125 @@
+"""Figures of experiments draw the found set, its controls and the doses as tables have them."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from interp.figures import dose_response, interventions
+from tests.figure_samples import sample_results
+
+RESULTS = sample_results()
+MATCHED = RESULTS.experiment_matched
+
+
+def named(figure: go.Figure, name: str) -> go.Scatter:
+    (trace,) = [trace for trace in figure.data if trace.name == name]
+    return trace
+
+
+def test_the_found_set_has_its_interaction_and_interval() -> None:
+    found = named(interventions(RESULTS), "found set")
+    assert list(found.x) == [0.2]
+    assert found.x[0] + found.error_x.array[0] == pytest.approx(0.31)
+    assert found.x[0] - found.error_x.arrayminus[0] == pytest.approx(0.12)
+    assert found.customdata[0][:3] == [None, None, "2:1 5:3"]
+
+
+def test_each_matched_set_is_a_point_of_the_strip() -> None:
+    strip = named(interventions(RESULTS), "matched random sets")
+    np.testing.assert_array_equal(strip.x, MATCHED["interaction"])
+    assert [row[2] for row in strip.customdata] == list(MATCHED["experts"])
+    assert (np.abs(np.array(strip.y) - 1) < 0.4).all()
+
+
+def test_a_set_of_one_expert_stands_for_that_expert() -> None:
+    strip = named(interventions(RESULTS), "matched random sets")
+    assert [row[:2] for row in strip.customdata] == [
+        [None, None],
+        [None, None],
+        [2, 5],
+        [None, None],
+    ]
+    own = named(interventions(RESULTS), "placebo's set (open: none found)")
+    assert [row[:2] for row in own.customdata] == [[3, 0], [None, None]]
+
+
+def test_the_line_stands_at_the_quantile_that_the_verdict_asks_for() -> None:
+    line = named(interventions(RESULTS), "95 % of matched sets")
+    ordered = sorted(MATCHED["interaction"])
+    foreseen = ordered[2] + 0.85 * (ordered[3] - ordered[2])  # 0.95 * (4 - 1) = 2.85
+    assert list(line.x) == pytest.approx([foreseen, foreseen])
+
+
+def test_placebos_have_their_own_set_and_the_found_set() -> None:
+    figure = interventions(RESULTS)
+    own = named(figure, "placebo's set (open: none found)")
+    assert list(own.x) == [0.03, 0.0]
+    assert list(own.marker.symbol) == ["diamond", "diamond-open"]
+    assert list(named(figure, "found set under placebo").x) == [-0.02, 0.01]
+    assert [round(float(y)) for y in own.y] == [2, 3]
+
+
+def test_rows_are_named_by_what_is_taken_out() -> None:
+    labels = interventions(RESULTS).layout.yaxis.ticktext
+    assert labels[0] == "found set<br>(2 experts)"
+    assert labels[1] == "4 matched<br>random sets"
+    assert labels[2] == "domain: code \u2212 reading"
+    assert labels[3] == "wording: benchmark-exam<br>\u2212 benchmark-exam-sham"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "unit"), [("content", "nats per token"), ("letter", "share of")]
+)
+def test_the_axis_has_the_unit_of_the_outcome(outcome: str, unit: str) -> None:
+    other = RESULTS.experiments.assign(outcome=outcome)
+    results = dataclasses.replace(RESULTS, experiments=other)
+    assert unit in interventions(results).layout.xaxis.title.text
+    assert unit in dose_response(results).layout.yaxis.title.text
+
+
+def test_an_experiment_that_found_nothing_says_so() -> None:
+    nothing = RESULTS.experiments[:1].assign(n_found=0, experts="", interaction=0.0)
+    none = dataclasses.replace(RESULTS, experiments=nothing, experiment_matched=pd.DataFrame())
+    figure = interventions(none)
+    assert figure.layout.meta["summary"].startswith("The experiment found no expert")
+    assert [trace.name for trace in figure.data] == ["found set"]
+
+
+def test_summary_compares_with_matched_sets_and_placebos() -> None:
+    said = interventions(RESULTS).layout.meta["summary"]
+    assert "interaction of 0.2000 nats per token (95 % interval 0.1200 to 0.3100)" in said
+    assert "above that of 97 % of 4 matched random sets" in said
+    assert "the largest placebo contrast reaches 0.0300" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("interaction", "interaction"),
+        ("damage, benchmark", "damage_benchmark"),
+        ("damage, organic", "damage_organic"),
+    ],
+)
+def test_doses_are_those_of_the_table(name: str, column: str) -> None:
+    line = named(dose_response(RESULTS), name)
+    assert list(line.x) == [1, 2, 3]
+    np.testing.assert_array_equal(line.y, RESULTS.experiment_dose[column])
+
+
+def test_the_interaction_of_a_dose_has_its_interval_and_the_matched_band() -> None:
+    figure, table = dose_response(RESULTS), RESULTS.experiment_dose
+    line = named(figure, "interaction")
+    np.testing.assert_allclose(line.y + line.error_y.array, table["interaction_high"])
+    np.testing.assert_allclose(line.y - line.error_y.arrayminus, table["interaction_low"])
+    band = named(figure, "interaction of matched sets, 5 to 95 %")
+    assert list(band.y) == [*table["matched_high"], *table["matched_low"][::-1]]
+
+
+def test_doses_without_matched_sets_have_no_band() -> None:
+    without = RESULTS.experiment_dose.assign(matched_low=None, matched_high=None)
+    figure = dose_response(dataclasses.replace(RESULTS, experiment_dose=without))
+    assert len(figure.data) == 3
+    assert "at 0 of 3 sizes" in figure.layout.meta["summary"]

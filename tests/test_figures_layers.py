@@ -1,0 +1,119 @@
+"""Figures with a line for each quantity by layer draw the columns of their tables."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from interp.figures import divergence, load, vocabulary, vocabulary_share
+from tests.figure_samples import LAYERS, sample_results
+
+RESULTS = sample_results()
+
+
+def named(figure: go.Figure, name: str) -> go.Scatter:
+    (trace,) = [trace for trace in figure.data if trace.name == name]
+    assert [row[:2] for row in trace.customdata] == [[layer, None] for layer in LAYERS]
+    assert list(trace.x) == list(LAYERS)
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("raw", "raw_bits"),
+        ("token-matched", "token_matched_bits"),
+        ("raw null, 95 %", "raw_null_high_bits"),
+        ("token-matched null, 95 %", "token_matched_null_high_bits"),
+    ],
+)
+def test_divergence_draws_the_columns_of_its_table(name: str, column: str) -> None:
+    drawn = named(divergence(RESULTS), name)
+    np.testing.assert_array_equal(drawn.y, RESULTS.divergence[column])
+
+
+@pytest.mark.parametrize("kind", ["raw", "token_matched"])
+def test_divergence_intervals_reach_the_ends_of_the_table(kind: str) -> None:
+    drawn = named(divergence(RESULTS), kind.replace("_", "-"))
+    table = RESULTS.divergence
+    np.testing.assert_allclose(drawn.y + drawn.error_y.array, table[f"{kind}_high_bits"])
+    np.testing.assert_allclose(drawn.y - drawn.error_y.arrayminus, table[f"{kind}_low_bits"])
+
+
+def test_sources_of_one_condition_and_of_two_are_the_reference() -> None:
+    figure, table = divergence(RESULTS), RESULTS.sources[:3]
+    np.testing.assert_array_equal(
+        named(figure, "two of different conditions").y, table["across_conditions"]
+    )
+    within = [
+        (row.within_benchmark + row.within_organic) / 2 for row in table.itertuples(index=False)
+    ]
+    np.testing.assert_allclose(named(figure, "two sources of one condition").y, within)
+
+
+def test_a_condition_of_one_source_leaves_the_reference_to_the_other() -> None:
+    alone = RESULTS.sources.assign(within_organic=np.nan)
+    figure = divergence(dataclasses.replace(RESULTS, sources=alone))
+    drawn = named(figure, "two sources of one condition").y
+    np.testing.assert_array_equal(drawn, alone["within_benchmark"][:3])
+
+
+def test_without_nested_sources_there_is_no_reference() -> None:
+    figure = divergence(dataclasses.replace(RESULTS, sources=pd.DataFrame()))
+    assert not [trace.name for trace in figure.data if "condition" in trace.name]
+
+
+def test_share_explained_is_that_of_the_table_in_percent_with_its_interval() -> None:
+    drawn = named(vocabulary_share(RESULTS), "explained by the token")
+    table = RESULTS.divergence
+    np.testing.assert_allclose(drawn.y, 100 * table["share_explained_by_vocabulary"])
+    np.testing.assert_allclose(drawn.y + drawn.error_y.array, 100 * table["share_explained_high"])
+    lows = drawn.y - drawn.error_y.arrayminus
+    np.testing.assert_allclose(lows, 100 * table["share_explained_low"])
+
+
+def test_the_overlap_stands_beside_the_share() -> None:
+    assert set(named(vocabulary_share(RESULTS), "overlap: tokens that can be matched").y) == {60.0}
+    assert "60 % of tokens" in vocabulary_share(RESULTS).layout.title.subtitle.text
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("previous_and_token", "by previous token and token"),
+        ("position_bin", "by position"),
+        ("position_bin_and_token", "by position and token"),
+    ],
+)
+def test_other_keys_are_drawn_from_their_own_table(key: str, name: str) -> None:
+    rows = [row for row in RESULTS.divergence_matched.itertuples() if row.matched_on == key]
+    drawn = named(vocabulary_share(RESULTS), name)
+    assert list(drawn.y) == pytest.approx([100 * row.share_explained for row in rows])
+
+
+def test_a_share_in_no_layer_is_said() -> None:
+    none = RESULTS.divergence.assign(share_explained_by_vocabulary=np.nan)
+    figure = vocabulary_share(dataclasses.replace(RESULTS, divergence=none))
+    assert "No layer has a divergence above its null" in figure.layout.meta["summary"]
+
+
+@pytest.mark.parametrize("condition", ["benchmark", "organic"])
+def test_load_draws_the_entropy_of_each_condition(condition: str) -> None:
+    drawn = named(load(RESULTS), condition)
+    rows = [row for row in RESULTS.load.itertuples() if row.condition == condition]
+    assert list(drawn.y) == [row.entropy_bits for row in rows]
+    assert [row[2] for row in drawn.customdata] == [row.gini for row in rows]
+
+
+def test_load_marks_the_entropy_of_an_even_load() -> None:
+    (even,) = [trace for trace in load(RESULTS).data if trace.name == "even load"]
+    assert set(even.y) == {np.log2(6)}
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("as it is", "share"), ("ids shuffled", "shuffled_share")]
+)
+def test_vocabulary_draws_the_share_beside_the_shuffle(name: str, column: str) -> None:
+    np.testing.assert_array_equal(named(vocabulary(RESULTS), name).y, RESULTS.vocabulary[column])
