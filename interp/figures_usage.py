@@ -95,14 +95,29 @@ def _differences(results: Results, shares: dict[str, pd.DataFrame]) -> dict[str,
         return {}
     if results.experts.empty:
         raw = shares["benchmark"] - shares["organic"]
-        return {"Raw": _view(raw, None, DIFFERENCE_NAMES["Raw"])}
+        views = {"Raw": _view(raw, None, DIFFERENCE_NAMES["Raw"])}
+        _tell_both(views["Raw"][0], shares)
+        return views
     table, views = numeric(results.experts), {}
     for label, (effect, q) in DIFFERENCES.items():
         grid = 100 * table.pivot(index="layer", columns="expert", values=effect)
         below = table.pivot(index="layer", columns="expert", values=q)
         if grid.notna().any(axis=None):
             views[label] = _view(grid, below.to_numpy() <= SIGNIFICANT, DIFFERENCE_NAMES[label])
+    if "Raw" in views:
+        _tell_both(views["Raw"][0], shares)
     return views
+
+
+def _tell_both(heat: go.Heatmap, shares: dict[str, pd.DataFrame]) -> None:
+    """Add the usage under either condition to what is told on hover."""
+    both = [np.round(shares[name].to_numpy(dtype=float), 3) for name in ("benchmark", "organic")]
+    heat.customdata = [
+        [[*map(int, where), first, second] for where, first, second in zip(*line, strict=True)]
+        for line in zip(heat.customdata, *(each.tolist() for each in both), strict=True)
+    ]
+    told = "benchmark %{customdata[2]:.2f} %, organic %{customdata[3]:.2f} % of slots"
+    heat.hovertemplate = heat.hovertemplate.replace("<extra>", f"<br>{told}<extra>")
 
 
 def _view(grid: pd.DataFrame, found: np.ndarray | None, name: str) -> list[Any]:
@@ -131,9 +146,9 @@ def _conditions(results: Results, shares: dict[str, pd.DataFrame]) -> dict[str, 
 def _heatmap(grid: pd.DataFrame, hover: str, colors: dict[str, Any]) -> go.Heatmap:
     """Rows are places from 0 up, since the numbers of routed layers may have gaps."""
     layers, experts = grid.index.to_numpy(dtype=int), grid.columns.to_numpy(dtype=int)
-    where = np.stack(np.meshgrid(layers, experts, indexing="ij"), axis=-1)
+    where = np.stack(np.meshgrid(layers, experts, indexing="ij"), axis=-1).astype(np.int16)
     return go.Heatmap(
-        z=np.round(grid.to_numpy(dtype=float), 4),
+        z=grid.to_numpy(dtype=np.float32),
         x=experts,
         y=np.arange(len(layers)),
         customdata=where,
@@ -152,8 +167,8 @@ def _outline(found: np.ndarray, experts: np.ndarray) -> go.Scatter:
     across = np.array([-0.5, 0.5, 0.5, -0.5, -0.5, np.nan])
     up = np.array([-0.5, -0.5, 0.5, 0.5, -0.5, np.nan])
     return go.Scatter(
-        x=(experts[columns][:, None] + across).ravel(),
-        y=(rows[:, None] + up).ravel(),
+        x=(experts[columns][:, None] + across).ravel().astype(np.float32),
+        y=(rows[:, None] + up).ravel().astype(np.float32),
         mode="lines",
         line={"color": OUTLINE, "width": 1.5},
         hoverinfo="skip",

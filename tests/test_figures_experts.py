@@ -28,7 +28,7 @@ def cells(trace: go.Heatmap) -> dict[tuple[int, int], float]:
     return {
         (int(layer), int(expert)): float(trace.z[row][place])
         for row, line in enumerate(trace.customdata)
-        for place, (layer, expert) in enumerate(line)
+        for place, (layer, expert, *_) in enumerate(line)
     }
 
 
@@ -75,6 +75,18 @@ def test_colours_of_a_difference_are_centred_on_zero_and_of_both_shares_alike() 
     assert heats[3].zmin == 0
     assert heats[3].colorbar.tickvals[1] == pytest.approx(100 / 6)
     assert heats[3].colorbar.ticktext[1] == "17 (even)"
+
+
+def test_hover_over_the_raw_difference_tells_both_conditions() -> None:
+    (heat, _) = shown(usage(RESULTS))
+    told = {
+        (layer, expert): [first, second]
+        for line in heat.customdata
+        for layer, expert, first, second in line
+    }
+    for row in RESULTS.usage.itertuples():
+        place = ("benchmark", "organic").index(row.condition)
+        assert told[row.layer, row.expert][place] == pytest.approx(100 * row.usage, abs=1e-3)
 
 
 def test_layers_are_named_by_their_numbers_in_the_model() -> None:
