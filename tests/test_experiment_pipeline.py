@@ -144,13 +144,18 @@ def test_the_test_half_alone_decides_the_interaction() -> None:
 
 @pytest.mark.slow
 def test_selection_on_noise_does_not_show_in_the_test_half() -> None:
-    """With no margin for luck: candidates at alpha 0.9 chosen by noise have no interaction left."""
+    """With no margins against luck: candidates at alpha 0.9 chosen by noise have no interaction left."""
     values = []
     for seed in range(24):
         subjects = subjects_of(seed=seed, n_items=36)
         single = damages(subjects, size=0.0, seed=seed)
         settings = PipelineSettings(
-            alpha=0.9, margin_in_even_shares=0.0, n_matched=0, with_placebos=False, seed=seed
+            alpha=0.9,
+            margin_in_even_shares=0.0,
+            interaction_margin=0.0,
+            n_matched=0,
+            with_placebos=False,
+            seed=seed,
         )
         run = run_pipeline(
             subjects, additive(single), outcome="content", intervention="reroute", settings=settings
