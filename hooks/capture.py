@@ -68,12 +68,50 @@ def capture(
     settings, out = settings or CaptureSettings(), Path(out)
     _refuse_edited(loaded.model)
     rendered = rendered_prompts(prompts, loaded.tokenizer, settings)
-    layout = model_layout(loaded.model, settings)
     pair = shortest_and_long(rendered)
     checked = self_check(loaded.model, loaded.tokenizer, pair, settings=settings)
     provenance = capture_provenance(
         loaded, prompts, settings=settings, registered=registered, path=checked["experts_path"]
     )
+    return write_captured(
+        loaded,
+        rendered,
+        out,
+        settings=settings,
+        provenance=provenance,
+        checked=checked,
+        part_mb=part_mb,
+        progress=progress,
+    )
+
+
+def write_captured(
+    loaded: LoadedModel,
+    rendered: Sequence[RenderedPrompt],
+    out: Path,
+    *,
+    settings: CaptureSettings,
+    provenance: Mapping[str, Any],
+    checked: Mapping[str, Any],
+    part_mb: float = 512.0,
+    progress: bool = True,
+) -> bool:
+    """Run rendered prompts through a model that was checked, and write their store.
+
+    Args:
+        loaded: The model.
+        rendered: All prompts of the store.
+        out: The store's folder.
+        settings: What to record.
+        provenance: From `capture_provenance`.
+        checked: From the self-check.
+        part_mb: As in `capture`.
+        progress: Show a bar on stderr.
+
+    Returns:
+        Whether anything was captured; False if the store was already there.
+    """
+    layout = model_layout(loaded.model, settings)
     with StoreWriter(
         out, layout=layout, provenance=provenance, part_mb=part_mb, self_check=checked
     ) as writer:

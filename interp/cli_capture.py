@@ -1,6 +1,7 @@
 """The command `interp capture`: prompts go through a model, whole or layer by layer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from interp.cache.records import Prompt
     from interp.hooks.settings import CaptureSettings
 
-ENGINES = ("memory", "stream")
-"""How a model is run: whole, or one layer at a time."""
+ENGINES = ("memory", "stream", "processes", "ray")
+"""How a model is run: whole, one layer at a time, or whole by several workers."""
 Prompts = Annotated[
     list[str],
     Parameter(
@@ -41,6 +42,8 @@ def capture(
     dtype: str = "auto",
     engine: str = "memory",
     scratch: Path | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
     condition: str | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
@@ -66,10 +69,13 @@ def capture(
         batch_tokens: Tokens per forward pass, padding included.
         part_mb: Most MB of a part; what is in no part yet is done again after a stop.
         dtype: auto for the checkpoint's own, or a name such as float32.
-        engine: memory runs the whole model at once; stream reads it from disk layer by layer, for a
-            model that is larger than the memory.
+        engine: memory runs the whole model in this process; stream reads it from disk layer by
+            layer, for a model that is larger than the memory; processes and ray have several
+            workers that each hold the model, on this machine or on a Ray cluster.
         scratch: Folder for what the engine stream needs on disk until the store is whole; beside
             the store if not given.
+        workers: How many, for the engines processes and ray; 2 if not given.
+        gpus_per_worker: Accelerators that the engine ray sets aside for each worker.
         condition: benchmark or organic, for prompts that name none.
         limit: At most so many items of each suite or file, each with all of its variants.
         max_new_tokens: Let the model answer each prompt with at most so many tokens, and record it
@@ -83,7 +89,9 @@ def capture(
     """
     check_out(out, ".moe")
     check_number("limit", limit, least=1)
-    check_engine(engine, scratch)
+    chosen_engine = Engine(
+        name=engine, scratch=scratch, workers=workers, gpus_per_worker=gpus_per_worker
+    )
     check_sampling(max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     if not 0 < part_mb < float("inf"):
         raise InputError(f"--part-mb is {part_mb:g}, expected a number of MB above 0")
@@ -113,14 +121,13 @@ def capture(
         say(dry(model, chosen, out, settings=settings, dtype=dtype, part_mb=part_mb), json)
         return
     was_captured = run_engine(
-        engine,
+        chosen_engine,
         model,
         chosen,
         out,
         settings=settings,
         dtype=dtype,
         part_mb=part_mb,
-        scratch=scratch,
     )
     check = open_store(out).manifest["self_check"]
     facts = {"store": str(out), "prompts": len(chosen), "captured": was_captured}
@@ -128,8 +135,38 @@ def capture(
     say(facts | {"layers_compared_with_router": compared}, json)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How the model is run.
+
+    Raises:
+        InputError: If there is no such engine, or an option is given that it would not use.
+    """
+
+    name: str
+    scratch: Path | None
+    workers: int | None
+    gpus_per_worker: float | None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            *others, last = ENGINES
+            raise InputError(f"--engine is {self.name!r}, expected {', '.join(others)} or {last}")
+        of_engines = {
+            "scratch": (self.scratch, ("stream",)),
+            "workers": (self.workers, ("processes", "ray")),
+            "gpus-per-worker": (self.gpus_per_worker, ("ray",)),
+        }
+        for option, (value, engines) in of_engines.items():
+            if value is not None and self.name not in engines:
+                raise InputError(
+                    f"--{option} is of --engine {' and '.join(engines)}, but the engine is "
+                    f"{self.name}; leave it out"
+                )
+
+
 def run_engine(
-    engine: str,
+    engine: Engine,
     model: str,
     prompts: "Sequence[Prompt]",
     out: Path,
@@ -137,35 +174,29 @@ def run_engine(
     settings: "CaptureSettings",
     dtype: str,
     part_mb: float,
-    scratch: Path | None,
 ) -> bool:
     """Capture with one of the engines; whether anything was captured."""
-    if engine == "memory":
+    if engine.name == "memory":
         from interp.hooks.capture import capture as run_capture
 
         loaded = load(model, dtype=dtype)
         return run_capture(loaded, prompts, out, settings=settings, part_mb=part_mb)
-    from interp.hooks.streamed_capture import capture_streamed
-    from interp.organisms import checkpoint_path
-
+    how: dict[str, Any] = {"settings": settings, "dtype": dtype, "part_mb": part_mb}
     quiet_transformers()
-    return capture_streamed(
-        checkpoint_path(model),
-        prompts,
-        out,
-        settings=settings,
-        dtype=dtype,
-        part_mb=part_mb,
-        scratch=scratch,
+    if engine.name == "stream":
+        from interp.hooks.streamed_capture import capture_streamed
+        from interp.organisms import checkpoint_path
+
+        return capture_streamed(checkpoint_path(model), prompts, out, scratch=engine.scratch, **how)
+    from interp.block_capture import capture_in_blocks
+    from interp.executors import Workers
+
+    workers = Workers(
+        engine=engine.name,
+        n_workers=2 if engine.workers is None else engine.workers,
+        gpus_per_worker=engine.gpus_per_worker or 0.0,
     )
-
-
-def check_engine(engine: str, scratch: Path | None) -> None:
-    """Refuse an engine that there is not, and an option that it would not use."""
-    if engine not in ENGINES:
-        raise InputError(f"--engine is {engine!r}, expected {' or '.join(ENGINES)}")
-    if scratch is not None and engine != "stream":
-        raise InputError("--scratch is of --engine stream; add that, or leave --scratch out")
+    return capture_in_blocks(model, prompts, out, workers=workers, **how)
 
 
 def dry(

@@ -59,7 +59,7 @@ def published_config() -> dict[str, Any]:
         "initial_context_length": 4096,
         "initializer_range": 0.02,
         "intermediate_size": D_EXPERT,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": ["sliding_attention", "full_attention"] * (N_LAYERS // 2),
         "max_position_embeddings": 131072,
         "model_type": "gpt_oss",
         "num_attention_heads": HEADS,
