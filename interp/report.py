@@ -43,6 +43,10 @@ TABLES_HINT = (
     '<noscript><p class="absent">These tables need JavaScript; results.json holds the same.</p>'
     "</noscript>"
 )
+TWO_STUDIES = (
+    '<p class="hint">Two studies side by side. Scales and colours are each study\'s own, and an '
+    "expert of one model has nothing to do with the expert of that number in another.</p>"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ def _page(
         policy=content_security_policy(plotly, script),
         css=package_text("report.css"),
         kind="two" if len(studies) > 1 else "one",
-        first=_beside(firsts, studies),
+        first=(TWO_STUDIES if len(studies) > 1 else "") + _beside(firsts, studies),
         layers="".join(f"<option>{layer}</option>" for layer in layers),
         experts="".join(f"<option>{e}</option>" for e in range(max(x.n_experts for x in layouts))),
         summary=summary_section(findings),
