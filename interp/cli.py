@@ -152,7 +152,7 @@ def capture(
     say(facts | {"layers_compared_with_router": compared}, json)
 
 
-for command in (run, report, experiment, verify, push, pull, diff):
+for command in (run, experiment, verify, push, pull, diff):
     app.command(command)
 
 
@@ -241,6 +241,9 @@ def analyze(
     directions = write_directions_beside(out, opened, segment=segment)
     absent = results.absent if json else by_sentence(results.absent)
     say({"results": str(out)} | directions | {"absent": absent}, json)
+
+
+app.command(report)
 
 
 @app.command

@@ -105,3 +105,12 @@ def opened_page(browser: Any, report: Path, *, state: str = "", **context: Any) 
     if context.get("java_script_enabled", True):
         page.wait_for_selector("html[data-drawn]")
     return page
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Ask again and again: the page's policy forbids playwright's own way, which evaluates text."""
+    for _ in range(PATIENCE_MS // 100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came true: {expression}")

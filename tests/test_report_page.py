@@ -21,6 +21,7 @@ from tests.report_samples import (
     opened_page,
     study_results,
     study_store,
+    wait_until,
     with_hostile_texts,
 )
 
@@ -103,7 +104,7 @@ def test_an_expert_chosen_in_a_figure_is_chosen_everywhere(page: Any) -> None:
         }"""
     )
     page.mouse.click(*cell)
-    page.wait_for_function("location.hash.includes('expert=4')")
+    wait_until(page, "location.hash.includes('expert=4')")
     assert "layer=3" in page.evaluate("location.hash")
     found = marked(page)
     assert {name for name, count in found.items() if count == 0} == {
@@ -121,9 +122,7 @@ def test_an_expert_chosen_in_a_figure_is_chosen_everywhere(page: Any) -> None:
 def test_the_facts_of_an_expert_are_those_of_the_tables(page: Any, results: Results) -> None:
     page.select_option("select[name=chosen-layer]", "5")
     page.select_option("select[name=chosen-expert]", "2")
-    page.wait_for_function(
-        "document.getElementById('chosen-facts').textContent.includes('expert 2')"
-    )
+    wait_until(page, "document.getElementById('chosen-facts').textContent.includes('expert 2')")
     said = page.locator("#chosen-facts").inner_text()
     rows = results.usage.query("layer == 5 and expert == 2").set_index("condition")["usage"]
     assert f"{100 * rows['benchmark']:.2f} % of benchmark slots" in said
@@ -176,6 +175,7 @@ def test_the_keyboard_chooses_in_a_figure(page: Any) -> None:
     assert page.locator("select[name=chosen-layer]").input_value() == ""
 
 
+@pytest.mark.slow
 def test_a_link_opens_the_same_view(browser: Any, report: Path) -> None:
     first = opened_page(browser, report)
     first.select_option("select[name=chosen-layer]", "3")
@@ -244,8 +244,9 @@ def test_a_figure_is_saved_as_a_picture(page: Any, ending: str) -> None:
 
 def test_the_view_of_a_figure_changes_with_its_button(page: Any) -> None:
     page.locator("#usage .views button", has_text="Benchmark").click()
-    page.wait_for_function(
-        "document.querySelector('#usage .infolayer').innerHTML.includes('Share of routed slots')"
+    wait_until(
+        page,
+        "document.querySelector('#usage .infolayer').innerHTML.includes('Share of routed slots')",
     )
     assert "view.usage=" in page.evaluate("location.hash")
 
@@ -284,6 +285,7 @@ def test_without_javascript_sentences_and_first_rows_are_there(
     page.close()
 
 
+@pytest.mark.slow
 def test_two_studies_are_chosen_in_together(
     browser: Any, store: Store, results: Results, tmp_path: Path
 ) -> None:
