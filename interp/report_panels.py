@@ -1,6 +1,6 @@
 """The panels of the report, each a question, its figure, and what the tables say in sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,6 +13,7 @@ from interp.report_html import (
     UNRECORDED,
     absent_block,
     figure_block,
+    prose,
     section,
     static_table,
     told,
@@ -48,6 +49,8 @@ class Panel:
     """How the keys of `Results.absent` that belong to it begin."""
     sentences: Sentences = lambda _: []
     """What else is said below the figure."""
+    caution: str = ""
+    """How it can fool the reader; a panel with a figure has the figure's."""
     is_optional: bool = False
     """Left out without a word where it has neither rows nor reasons."""
 
@@ -110,6 +113,8 @@ PANELS = (
             *_of("added", added_sentences)(results),
             *_of("probe_controls", control_sentences)(results),
         ],
+        caution="A small gain can mean that both say the same and not that one says nothing, and "
+        "selectivity speaks of this kind of probe only.",
     ),
     Panel(
         name="coactivation",
@@ -174,7 +179,9 @@ def drawn_panel(panel: Panel, results: Results, *, suffix: str = "") -> DrawnPan
     said = [each for each in said if not _is_told(each, reasons)]
     return DrawnPanel(
         figure=figure,
-        body=_body(panel, results, suffix, figure, said) + absent_block(reasons) + _caution(figure),
+        body=_body(panel, results, suffix, figure, said)
+        + absent_block(reasons)
+        + _caution(figure, panel.caution if said else ""),
         finding=next(iter([*_summary(figure), *said, *reasons])),
     )
 
@@ -197,18 +204,27 @@ def _body(
 ) -> str:
     held = {name: getattr(results, name) for name in panel.tables}
     held = {name: table for name, table in held.items() if len(table)}
-    body = "" if figure is None else _block(panel.name + suffix, figure)
+    body = _subtitle(results, held) if figure is None else _block(panel.name + suffix, figure)
     body += "".join(f"<p>{told(each)}</p>" for each in said)
     body += "".join(static_table(name, table) for name, table in held.items())
     links = ", ".join(f'<a href="#table-{name}{suffix}">{name}</a>' for name in held)
     return body + (f'<p class="hint tables-of">The numbers: {links}</p>' if links else "")
 
 
-def _caution(figure: go.Figure | None) -> str:
-    if figure is None:
+def _subtitle(results: Results, held: Mapping[str, pd.DataFrame]) -> str:
+    """Model and n of a panel without a figure, from the first of its tables that knows them."""
+    counted = [table.iloc[0] for table in held.values() if "n_prompts" in table]
+    if not counted:
         return ""
-    caution = told(figure.layout.meta["caution"])
-    return f'<p class="caution"><b>How this can fool you.</b> {caution}</p>'
+    n_prompts, n_items = counted[0]["n_prompts"], counted[0]["n_clusters"]
+    n = f"n = {n_prompts:,.0f} prompts of {n_items:,.0f} items"
+    return f'<p class="subtitle">{told(results.run["model"])} · {prose(n)}</p>'
+
+
+def _caution(figure: go.Figure | None, otherwise: str = "") -> str:
+    caution = otherwise if figure is None else str(figure.layout.meta["caution"])
+    said = f'<p class="caution"><b>How this can fool you.</b> {told(caution)}</p>'
+    return said if caution else ""
 
 
 def _summary(figure: go.Figure | None) -> list[str]:
