@@ -1,5 +1,6 @@
 """The command `interp report`: one study, or two side by side, as one HTML file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def report(
         )
     from interp.report import write_report
 
-    tables = results or [None] * len(stores)
+    tables: Sequence[Path | None] = results or [None] * len(stores)
     first, *others = [
         _opened(each, file, seed=seed) for each, file in zip(stores, tables, strict=True)
     ]
