@@ -23,7 +23,8 @@ from interp.report_bundle import (
 )
 from interp.report_first import first_screen, summary_section
 from interp.report_html import section, told
-from interp.report_panels import PANELS, DrawnPanel, Panel, calibration_section, drawn_panel
+from interp.report_panels import DrawnPanel, calibration_section, drawn_panel
+from interp.report_questions import PANELS, Panel
 from interp.report_study import ReportedStudy
 from interp.report_tables import tables_of
 from interp.report_tokens import HEADING, token_view
@@ -37,7 +38,7 @@ TEXT_COLUMNS |= {"layers_chosen"}
 TEXT_COLUMNS |= {"contrast", "experts", "notes", "role", "outcome", "intervention"}
 TEXT_COLUMNS |= {"model", "second_model"}
 TEXT_COLUMNS |= {"variation", "dtype", "shift", "shuffled", "sign"}
-TABLES_HINT = (
+HINT = (
     '<p class="hint">Shown with five digits; the CSV has all that results.json has. Choose a '
     "heading to sort, or a row to choose its expert everywhere.</p>"
     '<noscript><p class="absent">These tables need JavaScript; results.json holds the same.</p>'
@@ -47,6 +48,9 @@ TWO_STUDIES = (
     '<p class="hint">Two studies side by side. Scales and colours are each study\'s own, and an '
     "expert of one model has nothing to do with the expert of that number in another.</p>"
 )
+
+DrawnPanels = list[tuple[Panel, list[DrawnPanel | None]]]
+"""Panels, each with its part of every study; None where a study has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +104,11 @@ def draw_report(
             filter(None, [(results, store), beside]), ("", "-2"), strict=False
         )
     ]
-    drawn = [
-        (panel, [drawn_panel(panel, each.results, suffix=each.suffix) for each in studies])
-        for panel in PANELS
-    ]
-    drawn = [(panel, parts) for panel, parts in drawn if any(parts)]
+    drawn = _drawn_panels(studies)
     calibrated = calibration()
-    sections = [_panel_section(panel, parts, studies) for panel, parts in drawn]
-    sections += [
-        section("tokens", HEADING, _beside([token_view(study) for study in studies], studies)),
+    sections = [
+        *(_panel_section(panel, parts, studies) for panel, parts in drawn),
+        section("tokens", HEADING, _beside(list(map(token_view, studies)), studies)),
         calibration_section(calibrated),
         section(
             "tables", "All tables", TABLES_HINT + _beside(list(map(tables_of, studies)), studies)
@@ -122,6 +122,15 @@ def draw_report(
     }
     page = _page(studies, _findings(drawn), sections)
     return Report(page=page, figures=figures | {"calibration": calibrated})
+
+
+def _drawn_panels(studies: Sequence[ReportedStudy]) -> DrawnPanels:
+    """Each panel that any of the studies has something to say in."""
+    drawn = [
+        (panel, [drawn_panel(panel, each.results, suffix=each.suffix) for each in studies])
+        for panel in PANELS
+    ]
+    return [(panel, parts) for panel, parts in drawn if any(parts)]
 
 
 def _page(
@@ -170,9 +179,7 @@ def _beside(bodies: Sequence[str], studies: Sequence[ReportedStudy]) -> str:
     return f'<div class="studies">{columns}</div>'
 
 
-def _findings(
-    drawn: Sequence[tuple[Panel, Sequence[DrawnPanel | None]]],
-) -> list[tuple[str, str, list[str]]]:
+def _findings(drawn: DrawnPanels) -> list[tuple[str, str, list[str]]]:
     return [
         (
             panel.name,

@@ -1,7 +1,7 @@
 /* What every part shares: JSON in the page, elements, and the state, which the URL's hash keeps.
    Text enters the page through textContent only, so a prompt can hold any markup. */
 
-const KNOWN = /^(layer|expert|theme|table|sort|at|(prompt|beside)(-2)?|view\.[a-z_]+(-2)?)$/;
+const KNOWN = /^((layer|expert|(prompt|beside)(-2)?|view\.[a-z_]+(-2)?)=\d+|(theme|table|sort|at)=[-\w]+)$/;
 const state = new Map();
 const listeners = [];
 
@@ -50,7 +50,7 @@ function writeHash() {
 }
 
 function readHash() {
-  const read = new Map([...new URLSearchParams(location.hash.slice(1))].filter(([key]) => KNOWN.test(key)));
+  const read = new Map([...new URLSearchParams(location.hash.slice(1))].filter(([key, value]) => KNOWN.test(`${key}=${value}`)));
   const plain = location.hash.slice(1);
   if (plain && !plain.includes("=") && byId(plain)) read.set("at", plain);
   return read;

@@ -1,6 +1,6 @@
-"""The panels of the report, each a question, its figure, and what the tables say in sentences."""
+"""The panels of the report as HTML: a figure, what the tables say, what is missing, a caution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,140 +18,12 @@ from interp.report_html import (
     static_table,
     told,
 )
-from interp.results import EXPERIMENT_TABLES, Results
+from interp.report_questions import Panel
+from interp.results import Results
 from interp.sentences import absent_sentences
-from interp.sentences_experiments import second_sentences
-from interp.sentences_experts import expert_sentences
-from interp.sentences_load import specialisation_sentence
-from interp.sentences_probes import (
-    added_sentences,
-    control_sentences,
-    readout_sentences,
-)
 
 WIDE = 40
 """More experts than these do not fit a phone; the figure scrolls sideways there."""
-
-Sentences = Callable[[Results], list[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One panel: `name` is its id in the page, and its figure's in `FIGURES` where it has one."""
-
-    name: str
-    """Id of the section."""
-    heading: str
-    """The question it answers."""
-    tables: tuple[str, ...]
-    """Tables it is made of; where all are empty it gives the reasons."""
-    absent: tuple[str, ...]
-    """How the keys of `Results.absent` that belong to it begin."""
-    sentences: Sentences = lambda _: []
-    """What else is said below the figure."""
-    caution: str = ""
-    """How it can fool the reader; a panel with a figure has the figure's."""
-    is_optional: bool = False
-    """Left out without a word where it has neither rows nor reasons."""
-
-
-def _of(name: str, sentences: Callable[..., list[str]]) -> Sentences:
-    """Sentences on one table, where it has rows."""
-
-    def said(results: Results) -> list[str]:
-        table = getattr(results, name)
-        return [] if table.empty else sentences(table)
-
-    return said
-
-
-PANELS = (
-    Panel(
-        name="usage",
-        heading="Which experts are used more?",
-        tables=("usage", "experts"),
-        absent=("usage",),
-    ),
-    Panel(
-        name="volcano",
-        heading="Which experts differ, and beyond what?",
-        tables=("experts", "sources"),
-        absent=("experts", "sources"),
-        sentences=expert_sentences,
-    ),
-    Panel(
-        name="divergence",
-        heading="Where does routing differ?",
-        tables=("divergence",),
-        absent=("divergence",),
-    ),
-    Panel(
-        name="vocabulary_share",
-        heading="How much of it is vocabulary?",
-        tables=("divergence", "divergence_matched"),
-        absent=("divergence_matched",),
-    ),
-    Panel(
-        name="probes",
-        heading="Can the condition be read off?",
-        tables=("probes", "probes_chosen"),
-        absent=("probes",),
-        sentences=readout_sentences,
-    ),
-    Panel(
-        name="two_by_two",
-        heading="Is it the wording or the wrapper?",
-        tables=("grid",),
-        absent=("grid",),
-    ),
-    Panel(
-        name="probe_controls",
-        heading="What would a probe find anyway?",
-        tables=("probe_controls", "added", "router_split", "directions"),
-        absent=("probe_controls", "added", "router_split", "directions"),
-        sentences=lambda results: [
-            *_of("added", added_sentences)(results),
-            *_of("probe_controls", control_sentences)(results),
-        ],
-        caution="A small gain can mean that both say the same and not that one says nothing, and "
-        "selectivity speaks of this kind of probe only.",
-    ),
-    Panel(
-        name="coactivation",
-        heading="Which experts serve the same tokens?",
-        tables=("coactivation",),
-        absent=("coactivation",),
-    ),
-    Panel(
-        name="paths",
-        heading="Which paths through two layers are common?",
-        tables=("paths",),
-        absent=("paths",),
-    ),
-    Panel(
-        name="interventions",
-        heading="Who is hurt when experts are taken out?",
-        tables=EXPERIMENT_TABLES,
-        absent=("experiment",),
-        sentences=_of("experiment_second_model", second_sentences),
-        is_optional=True,
-    ),
-    Panel(
-        name="dose_response",
-        heading="Does taking out more hurt more?",
-        tables=("experiment_dose",),
-        absent=("experiment_dose",),
-        is_optional=True,
-    ),
-    Panel(name="load", heading="How evenly are experts used?", tables=("load",), absent=("load",)),
-    Panel(
-        name="vocabulary",
-        heading="What do experts specialise in?",
-        tables=("vocabulary", "specialisation"),
-        absent=("specialisation", "vocabulary"),
-        sentences=_of("specialisation", lambda table: [specialisation_sentence(table)]),
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +49,10 @@ def drawn_panel(panel: Panel, results: Results, *, suffix: str = "") -> DrawnPan
     if figure is None and not said and not reasons:
         reasons = [failure or UNRECORDED]
     said = [each for each in said if not _is_told(each, reasons)]
+    body = _body(panel, results, suffix, figure, said) + absent_block(reasons)
     return DrawnPanel(
         figure=figure,
-        body=_body(panel, results, suffix, figure, said)
-        + absent_block(reasons)
-        + _caution(figure, panel.caution if said else ""),
+        body=body + _caution(figure, panel.caution if said else ""),
         finding=next(iter([*_summary(figure), *said, *reasons])),
     )
 

@@ -89,10 +89,9 @@ class Strip {
       served += mine ? 1 : 0;
     });
     this.box.classList.toggle("lit", expert !== null);
-    const shown = this.spans.length;
-    const cut = this.prompt.nTokens > shown ? `the first ${shown.toLocaleString("en")} of ` : "";
-    this.note.textContent = `${this.prompt.condition}, ${cut}${this.prompt.nTokens.toLocaleString("en")} tokens` +
-      (expert === null ? "" : `; expert ${expert} serves ${served} of ${shown}`);
+    const [n, all, mine] = [this.spans.length, this.prompt.nTokens, served].map((count) => count.toLocaleString("en"));
+    this.note.textContent = `${this.prompt.condition}, ${n === all ? "" : `the first ${n} of `}${all} tokens` +
+      (expert === null ? "" : `; expert ${expert} serves ${mine} of ${n}`);
   }
 
   pick(span) {

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def test_the_figures_of_a_report_are_those_of_the_panels(store: Store, results: 
     figures = draw_report(results, store).figures
     assert set(figures) == {*FIGURES, "calibration"}
     assert figures["usage"].to_json() == FIGURES["usage"](results).to_json()
+
+
+@pytest.mark.slow
+def test_a_figure_of_a_report_is_written_as_a_picture(
+    store: Store, results: Results, tmp_path: Path
+) -> None:
+    reason = "a picture needs kaleido and Chromium; install both to write one"
+    pytest.importorskip("kaleido", reason=reason)
+    if shutil.which("chromium") is None:
+        pytest.skip(reason)
+    report = write_report(results, store, tmp_path / "report.html")
+    report.figures["usage"].write_image(tmp_path / "usage.svg")
+    assert "tiny-moe" in (tmp_path / "usage.svg").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_the_page_are_those_of_the_results(

@@ -313,3 +313,13 @@ def test_marks_lie_on_the_points_of_the_expert(page: Any, results: Results) -> N
     (row,) = results.experts.query("layer == 2 and expert == 3").to_dict("records")
     (shape,) = ring
     np.testing.assert_allclose(shape["xanchor"], 100 * row["surface_adjusted_effect"], rtol=1e-6)
+
+
+def test_a_link_that_means_nothing_chooses_nothing(browser: Any, report: Path) -> None:
+    state = "#layer=%3Cimg%3E&expert=999&view.usage=77&prompt=9999&table=nope&at=%22%3E&x=1"
+    page = opened_page(browser, report, state=state)
+    assert page.locator("select[name^=chosen]").first.input_value() == ""
+    assert page.locator("select[name=prompt]").input_value() == "0"
+    assert set(marked(page).values()) == {0}
+    assert page.complaints == []
+    page.close()

@@ -32,7 +32,8 @@ from interp.hooks.load import load_model
 from interp.hooks.settings import CaptureSettings, GenerationSettings
 from interp.organisms import path as organism_path
 from interp.organisms.tokenizer import train_tokenizer
-from interp.report_panels import PANELS, drawn_panel
+from interp.report_panels import drawn_panel
+from interp.report_questions import PANELS
 from interp.results import Results
 from interp.sentences_experiments import second_sentences
 from tests.synthetic_study import synthetic_results
