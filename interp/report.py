@@ -110,9 +110,7 @@ def draw_report(
         *(_panel_section(panel, parts, studies) for panel, parts in drawn),
         section("tokens", HEADING, _beside(list(map(token_view, studies)), studies)),
         calibration_section(calibrated),
-        section(
-            "tables", "All tables", TABLES_HINT + _beside(list(map(tables_of, studies)), studies)
-        ),
+        section("tables", "All tables", HINT + _beside(list(map(tables_of, studies)), studies)),
     ]
     figures = {
         panel.name + study.suffix: part.figure
