@@ -18,7 +18,7 @@ from interp.report_html import (
     static_table,
     told,
 )
-from interp.report_questions import Panel
+from interp.report_questions import ASKED, Panel
 from interp.results import Results
 from interp.sentences import absent_sentences
 
@@ -78,7 +78,11 @@ def _body(
     body = _subtitle(results, held) if figure is None else _block(panel.name + suffix, figure)
     body += "".join(f"<p>{told(each)}</p>" for each in said)
     body += "".join(static_table(name, table) for name, table in held.items())
-    links = ", ".join(f'<a href="#table-{name}{suffix}">{name}</a>' for name in held)
+    links = ", ".join(
+        f'<a href="#table-{name}{suffix}">{name}</a>'
+        + (f" ({ASKED[name]})" if name in ASKED else "")
+        for name in held
+    )
     return body + (f'<p class="hint tables-of">The numbers: {links}</p>' if links else "")
 
 

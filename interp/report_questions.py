@@ -42,6 +42,18 @@ def _of(name: str, sentences: Callable[..., list[str]]) -> Sentences:
     return said
 
 
+OWN_PANELS = ("experiment_dose", "experiment_second_model")
+"""Tables of experiments that have a panel of their own."""
+ASKED = {
+    "experiment_candidates": "used more under benchmark",
+    "experiment_matched": "matched random sets",
+    "experiment_sufficiency": "does the set suffice?",
+    "experiment_patches": "does the route alone matter?",
+    "experiment_steering": "does the direction matter?",
+    "experiment_behaviour": "does routing predict what is said?",
+    "experiment_noise": "what is nothing?",
+}
+"""What stands in tables that no figure draws, or not as they are."""
 PANELS = (
     Panel(
         name="usage",
@@ -108,9 +120,8 @@ PANELS = (
     Panel(
         name="interventions",
         heading="Who is hurt when experts are taken out?",
-        tables=EXPERIMENT_TABLES,
-        absent=("experiment",),
-        sentences=_of("experiment_second_model", second_sentences),
+        tables=tuple(name for name in EXPERIMENT_TABLES if name not in OWN_PANELS),
+        absent=("experiments",),
         is_optional=True,
     ),
     Panel(
@@ -118,6 +129,16 @@ PANELS = (
         heading="Does taking out more hurt more?",
         tables=("experiment_dose",),
         absent=("experiment_dose",),
+        is_optional=True,
+    ),
+    Panel(
+        name="second_model",
+        heading="Is it this model?",
+        tables=("experiment_second_model",),
+        absent=("experiment_second_model",),
+        sentences=_of("experiment_second_model", second_sentences),
+        caution="A second model differs in more than what is asked about, so a difference has many "
+        "possible reasons.",
         is_optional=True,
     ),
     Panel(name="load", heading="How evenly are experts used?", tables=("load",), absent=("load",)),

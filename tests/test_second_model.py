@@ -426,14 +426,14 @@ def test_the_report_has_the_row_or_its_reason(first: Experiment) -> None:
     with_row = replace(results, experiment_second_model=pd.DataFrame([ROW]))
     without = replace(results, absent={"experiment_second_model": "Other <halves>."})
 
-    assert "<p>In untrained-router-0 the same procedure" in interventions_of(with_row)
-    assert '<td class="number">0.41</td>' in interventions_of(with_row)
-    assert "the same procedure" not in interventions_of(results)
-    assert "Other &lt;halves&gt;." in interventions_of(without)
-    assert interventions_of(synthetic_results()) == ""
+    assert "<p>In untrained-router-0 the same procedure" in second_panel(with_row)
+    assert '<td class="number">0.41</td>' in second_panel(with_row)
+    assert second_panel(results) == ""
+    assert "Other &lt;halves&gt;." in second_panel(without)
 
 
-def interventions_of(results: Results) -> str:
-    (panel,) = [panel for panel in PANELS if panel.name == "interventions"]
+def second_panel(results: Results) -> str:
+    """The panel on the second model, empty where the report has none."""
+    (panel,) = [panel for panel in PANELS if panel.name == "second_model"]
     drawn = drawn_panel(panel, results)
     return "" if drawn is None else drawn.body
