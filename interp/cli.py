@@ -16,6 +16,7 @@ from interp.cli_experiment import experiment
 from interp.cli_imports import fingerprinting, npz, olmoe, vllm
 from interp.cli_model import load, quiet_transformers, routers_of
 from interp.cli_options import Json, Several, by_sentence, check_number, check_out, say
+from interp.cli_report import report
 from interp.cli_sharing import diff, pull, push, usage_facts, verify
 from interp.cli_study import run
 
@@ -146,31 +147,7 @@ def analyze(
     say({"results": str(out)} | directions | {"absent": absent}, json)
 
 
-@app.command
-def report(
-    store: str, /, *, out: Path, results: Path | None = None, seed: int = 0, json: Json = False
-) -> None:
-    """Draw the interactive report as one offline HTML file.
-
-    Args:
-        store: The store, such as run.moe.
-        out: The file to write, such as report.html.
-        results: Tables that `interp analyze` wrote; computed anew if not given.
-        seed: Seed of the analysis, where it is computed anew.
-    """
-    check_out(out, ".html")
-    check_number("seed", seed, least=0)
-    from interp import study
-    from interp.cache.reader import open_store
-    from interp.report import write_report
-    from interp.results import read_results
-
-    opened = open_store(store)
-    tables = read_results(results) if results else study.analyze(opened, seed=seed)
-    if tables.run.get("store_sha256") != opened.sha256:
-        raise InputError(f"{results} was computed from another store than {store}; analyze it anew")
-    write_report(tables, opened, out)
-    say({"report": str(out)}, json)
+app.command(report)
 
 
 @app.command

@@ -5,25 +5,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figure_style import (
-    BLUE,
     CONDITIONS,
     GREEN,
     GREY,
     MUTED,
-    NAVY,
-    VERMILLION,
     lay_out,
     layer_axis,
 )
 from interp.figures_tables import column, listed, model_of, on_layers, table_of
 from interp.results import Results
 from interp.sentences_load import load_sentence, vocabulary_sentence
-
-STYLES = {
-    "benchmark": (NAVY, "circle", "solid"),
-    "organic": (VERMILLION, "diamond", "dash"),
-    "mixed": (BLUE, "square", "dot"),
-}
 
 LOAD_CAUTION = (
     "Few tokens look unbalanced by themselves, and tokens are pooled, so that one long prompt can "
@@ -122,59 +113,6 @@ def vocabulary(results: Results) -> go.Figure:
     return figure
 
 
-def load_figure(load: pd.DataFrame, *, model: str, n_experts: int) -> go.Figure:
-    """Entropy of the load by layer under each condition, beside that of an even load.
-
-    Args:
-        load: Table of `Results.load`, at least one row.
-        model: Name for the subtitle.
-        n_experts: Experts of a layer.
-    """
-    rows, even = load.sort_values("layer"), float(np.log2(n_experts))
-    layers = np.unique(rows["layer"].to_numpy(dtype=float))
-    figure = go.Figure([_level(layers, even, name="even load")])
-    for condition, (color, symbol, dash) in STYLES.items():
-        part = rows[rows["condition"] == condition]
-        if len(part):
-            line = _line(part, "entropy_bits", name=condition, color=color, unit=" bits")
-            figure.add_trace(line.update(marker_symbol=symbol, line_dash=dash))
-    counts = rows.groupby("condition")["n_slots"].first()
-    slots = ", ".join(f"{count:,.0f} {condition}" for condition, count in counts.items())
-    lay_out(
-        figure,
-        title="Load entropy by layer",
-        subtitle=f"{model} · n = {slots} routed slots a layer · tokens pooled, no null",
-        summary=load_sentence(load, n_experts=n_experts),
-    )
-    layer_axis(figure, layers)
-    figure.update_yaxes(title_text="Entropy of usage (bits)")
-    return figure
-
-
-def vocabulary_figure(vocabulary: pd.DataFrame, *, model: str) -> go.Figure:
-    """Share of a token id's tokens that its favourite expert serves, and after a shuffle.
-
-    Args:
-        vocabulary: Table of `Results.vocabulary`, at least one row.
-        model: Name for the subtitle.
-    """
-    rows = vocabulary.sort_values("layer")
-    shuffled = _line(rows, "shuffled_share", name="ids shuffled", color=MUTED, unit="")
-    shuffled.update(line_dash="dot", marker_symbol="circle-open")
-    figure = go.Figure([shuffled, _line(rows, "share", name="as it is", color=GREEN, unit="")])
-    first = rows.iloc[0]
-    lay_out(
-        figure,
-        title="Vocabulary specialisation by layer",
-        subtitle=f"{model} · n = {first.n_ids:,.0f} token ids with {first.min_tokens:,.0f} tokens "
-        "or more",
-        summary=vocabulary_sentence(vocabulary),
-    )
-    layer_axis(figure, rows["layer"].to_numpy(dtype=float))
-    figure.update_yaxes(title_text="Share of an id's tokens (0 to 1)", range=[0, 1.02])
-    return figure
-
-
 def _level(layers: np.ndarray, value: float, *, name: str) -> go.Scatter:
     ends = [float(layers.min()) - 0.4, float(layers.max()) + 0.4]
     return go.Scatter(
@@ -184,16 +122,4 @@ def _level(layers: np.ndarray, value: float, *, name: str) -> go.Scatter:
         mode="lines",
         line={"color": MUTED, "width": 1.6, "dash": "dot"},
         hovertemplate=f"{name}: {value:.3f} bits<extra></extra>",
-    )
-
-
-def _line(rows: pd.DataFrame, column: str, *, name: str, color: str, unit: str) -> go.Scatter:
-    return go.Scatter(
-        x=rows["layer"],
-        y=rows[column],
-        name=name,
-        mode="lines+markers",
-        line={"color": color, "width": 2.5},
-        marker={"size": 7},
-        hovertemplate=f"{name}: %{{y:.3f}}{unit}<extra></extra>",
     )

@@ -1,72 +1,109 @@
 """The HTML pieces that every section of the report is made of; all text is escaped here."""
 
+import base64
+import re
+import zlib
 from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
-LEGEND_ROW = 44
-"""Pixels above a plot, for its legend or buttons; more rows make more room by themselves."""
+LEGEND_ROW, NO_LEGEND = 48, 14
+"""Pixels above a plot with a legend, and without; more rows make more room by themselves."""
 UNRECORDED = "The results hold no numbers for this panel, and no reason was recorded."
+PACKED = "application/x-deflate"
+"""Type of the scripts that hold packed content, so that no browser runs them."""
+STATIC_ROWS = 12
+"""Rows of a table that a reader without JavaScript sees; results.json has all of them."""
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+"""What turns the text around it, what nobody sees, and halves of letters that no file can hold."""
 
 
-def section(name: str, heading: str, drawn: str, reasons: Sequence[str]) -> str:
-    """A section; without anything drawn it holds the reasons in the panel's place."""
-    told = reasons or ([] if drawn else [UNRECORDED])
-    absent = "".join(
-        f'<p class="absent"><strong>Not shown here.</strong> {escape(reason)}</p>'
-        for reason in told
+def told(text: object) -> str:
+    """Any text as HTML: markup escaped, marks that would reorder the page shown by their number."""
+    return escape(UNSEEN.sub(lambda mark: f"⟨U+{ord(mark[0]):04X}⟩", str(text)))
+
+
+def prose(text: str) -> str:
+    """Escaped, and no line breaks between a number and its unit."""
+    return told(text).replace(" %", "&nbsp;%").replace("n = ", "n&nbsp;=&nbsp;")
+
+
+def section(name: str, heading: str, drawn: str) -> str:
+    """A section with its heading."""
+    return f'<section id="{name}"><h2>{told(heading)}</h2>{drawn}</section>'
+
+
+def absent_block(reasons: Sequence[str]) -> str:
+    """What stands in the place of something that is not shown: why not."""
+    return "".join(
+        f'<p class="absent"><strong>Not shown here.</strong> {told(reason)}</p>'
+        for reason in reasons
     )
-    return f'<section id="{name}"><h2>{heading}</h2>{drawn}{absent}</section>'
 
 
 def figure_block(name: str, figure: go.Figure, *, wide: bool = False) -> str:
     """A figure with title and subtitle as HTML, which wraps on a narrow screen; SVG does not."""
     subtitle, summary = figure.layout.title.subtitle.text, figure.layout.meta["summary"]
     title = figure.layout.title.text
-    drawn = go.Figure(figure).update_layout(title=None, margin_t=LEGEND_ROW)
-    plot_id = f"{name}-json"
+    top = NO_LEGEND if figure.layout.updatemenus else LEGEND_ROW
+    height = figure.layout.height - figure.layout.margin.t + top
     return (
-        f'<figure><p class="subtitle"><strong>{escape(title)}.</strong> {prose(subtitle)}</p>'
-        f'<div class="scroll{" wide" if wide else ""}"><div class="plot" role="img" '
-        f'data-figure="{plot_id}" style="height:{figure.layout.height:.0f}px" '
-        f'aria-label="{escape(f"{title}. {summary}")}"></div></div>'
+        f'<figure><p class="subtitle"><strong>{told(title)}.</strong> {prose(subtitle)}</p>'
+        f'<div class="views" role="group" aria-label="Views of: {told(title)}"></div>'
+        f'<div class="scroll{" wide" if wide else ""}"><div class="plot" role="img" tabindex="0" '
+        f'data-figure="{name}" data-top="{top}" style="height:{height:.0f}px" '
+        f'aria-label="{told(f"{title}. {summary}")}"></div></div>'
+        f'<div class="saves" role="group" aria-label="Save: {told(title)}"></div>'
         f'<figcaption class="finding">{prose(summary)}</figcaption></figure>'
-        + json_script(plot_id, drawn.to_json())
+        + packed_json(f"figure-{name}", figure.to_json())
     )
 
 
-def prose(text: str) -> str:
-    """Escaped, and no line breaks between a number and its unit."""
-    return escape(text).replace(" %", "&nbsp;%").replace("n = ", "n&nbsp;=&nbsp;")
+def packed_json(name: str, text: str) -> str:
+    """JSON inside the page, packed as bytes are."""
+    return packed_bytes(name, text.encode("utf-8", "surrogatepass"))
 
 
-def json_script(name: str, text: str) -> str:
-    """JSON inside the page; no `<` survives, so no text can end the script or open a tag."""
-    escaped = text.replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{escaped}</script>'
+def packed_bytes(name: str, content: bytes) -> str:
+    """Bytes inside the page, deflated and in base64: small, and no text in them can be markup."""
+    encoded = base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+    return f'<script type="{PACKED}" id="{name}">{encoded}</script>'
 
 
-def numbers_table(table: pd.DataFrame, columns: Sequence[str]) -> str:
-    """The numbers of a figure as a table that opens on a click, to copy or to be read aloud."""
-    shown = table[[column for column in columns if column in table]]
-    head = "".join(f'<th class="number">{column}</th>' for column in shown)
+def unpacked_bytes(page: str, name: str) -> bytes:
+    """What `packed_bytes` put into a page under this name.
+
+    Raises:
+        ValueError: If it put nothing there.
+    """
+    found = re.search(rf'<script type="{PACKED}" id="{name}">([^<]*)<', page)
+    if found is None:
+        raise ValueError(f"the page holds nothing packed under the name {name}")
+    return zlib.decompress(base64.b64decode(found[1]))
+
+
+def static_table(name: str, table: pd.DataFrame) -> str:
+    """The first rows of a table, for a reader without JavaScript."""
+    shown = table.iloc[:STATIC_ROWS]
+    head = "".join(f'<th class="number">{told(column)}</th>' for column in shown)
     body = "".join(
-        "<tr>"
-        + "".join(f'<td class="number">{escape(_cell(value))}</td>' for value in row)
-        + "</tr>"
+        "<tr>" + "".join(f'<td class="number">{told(_cell(value))}</td>' for value in row) + "</tr>"
         for row in shown.itertuples(index=False)
     )
     return (
-        '<details><summary>The numbers</summary><div class="scroll">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+        f'<noscript><p class="hint">Table {told(name)}, {len(shown)} of {len(table):,} rows</p>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></noscript>"
     )
 
 
 def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "none"
     if not isinstance(value, float):
         return str(value)
-    if pd.isna(value):
-        return "none"
-    return f"{value:,.0f}" if value.is_integer() else f"{value:.4f}"
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"

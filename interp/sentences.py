@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 COMPARED = ("benchmark", "organic")
@@ -95,33 +94,6 @@ def _matched_clause(rows: pd.DataFrame) -> str:
     return (
         f" Matched on tokens, the divergence lies above the 95 % quantile of its own null "
         f"(flipped signs) in {above.sum()} of {counted(len(matched), 'layer')}."
-    )
-
-
-def usage_sentence(usage: pd.DataFrame) -> str:
-    """The expert whose usage differs most between the conditions, or is largest if there is one.
-
-    Of the prompt means, so that long prompts do not outvote short ones.
-    """
-    wide = usage.pivot_table(
-        index=["layer", "expert"], columns="condition", values="usage_prompt_mean"
-    )
-    percent = (100 * wide).reset_index()
-    uniform = f"A uniform share would be {100 / usage['expert'].nunique():.2g} %."
-    if not set(COMPARED) <= set(wide.columns):
-        condition = next((name for name in COMPARED if name in wide.columns), wide.columns[0])
-        top = percent.iloc[int(np.nanargmax(percent[condition]))]
-        return (
-            f"Expert {top.expert:.0f} of layer {top.layer:.0f} gets most, {top[condition]:.1f} % "
-            f"of {condition} slots (prompt mean). {uniform}"
-        )
-    top = percent.iloc[int(np.nanargmax((percent["benchmark"] - percent["organic"]).abs()))]
-    points = f"{top.benchmark - top.organic:+.1f}".replace("-", "\u2212")
-    return (
-        f"Usage differs most for expert {top.expert:.0f} of layer {top.layer:.0f}: "
-        f"{top.benchmark:.1f} % of benchmark slots and {top.organic:.1f} % of organic ones "
-        f"({points} points, prompt means), the largest of "
-        f"{counted(len(percent), 'difference')}, which have no null here. {uniform}"
     )
 
 

@@ -10,27 +10,6 @@ RIGHT_ANSWERS = ("option", "letter", "greedy")
 """Outcomes that are a share of right answers; all others are nats per token."""
 
 
-def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
-    """How the found set does beside matched sets and placebos."""
-    row = contrasts.iloc[0]
-    if not row["n_found"]:
-        return [f"No expert was found, so none was taken out. {row['notes']}"]
-    said = (
-        f"The interaction of the {counted(row['n_found'], 'found expert')} "
-        f"({row['intervention']}), what taking them out costs benchmark prompts beyond what it "
-        f"costs organic ones, is {row['interaction']:+.3g} {unit(row['outcome'])}, 95 % interval "
-        f"{row['interaction_low']:+.3g} to {row['interaction_high']:+.3g}"
-    )
-    if row["n_matched"]:
-        share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
-        said += f"; {share} have a smaller one"
-    placebos = contrasts[contrasts["role"] == "placebo"]
-    if len(placebos):
-        largest = placebos["interaction"].max()
-        said += f"; the largest of {counted(len(placebos), 'placebo')} is {largest:+.3g}"
-    return [f"{said}."]
-
-
 def second_sentences(table: pd.DataFrame) -> list[str]:
     """Where the same procedure on a second model comes out, and the difference."""
     return [

@@ -1,45 +1,26 @@
 """The token view of the report: a few prompts, each token with its experts in every layer.
 
-Experts and weights travel as base64 of little-endian integers, layers first: a fifth of the size
-of the same numbers as JSON.
+Experts and weights travel as bytes, layers first: a fifth of the size of the same numbers as JSON.
 """
 
-import base64
-import colorsys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from einops import rearrange
-from jaxtyping import Shaped
+from jaxtyping import Int, Integer, Shaped
 
 from interp.cache.reader import Store
 from interp.cache.records import CONDITIONS, SEGMENTS
 
 PROMPTS_PER_CONDITION = 3
-MAX_TOKENS = 400
+MAX_TOKENS = 2000
 """Longer prompts are cut in the view, which says so."""
+MAX_TOKENS_IN_ALL = 4000
+"""Of all prompts in the view; where there are more, each gets an equal share."""
 WEIGHT_STEPS = 1000
 """Weights are kept to a thousandth."""
-GOLDEN_ANGLE = 137.508
-"""Degrees; successive experts land far apart on the colour wheel."""
-LIGHTNESS = (0.86, 0.74, 0.80)
-"""Light enough for dark text on every hue; three steps keep neighbours in hue apart."""
-
-
-def expert_colors(n_experts: int) -> list[str]:
-    """One background colour per expert, all light enough for the report's dark text.
-
-    No palette of 32 to 128 colours is safe for every eye, so the view names the expert on hover
-    and dims all others on a click.
-    """
-    return [_expert_color(expert) for expert in range(n_experts)]
-
-
-def _expert_color(expert: int) -> str:
-    hue = (expert * GOLDEN_ANGLE % 360) / 360
-    channels = colorsys.hls_to_rgb(hue, LIGHTNESS[expert % len(LIGHTNESS)], 0.72)
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
 
 
 def shown_prompts(prompts: pd.DataFrame) -> list[int]:
@@ -65,48 +46,65 @@ def shown_prompts(prompts: pd.DataFrame) -> list[int]:
     ]
 
 
-def token_payload(store: Store) -> dict[str, Any]:
-    """What the report's script needs to draw the view, as JSON values."""
-    routing = store.router()
-    prompts = [
-        _prompt_payload(store, row, routing.expert_indices, routing.expert_weights)
-        for row in shown_prompts(store.prompts)
+@dataclass(frozen=True, kw_only=True)
+class TokenStrips:
+    """What the page's script needs to draw the prompts of the view."""
+
+    facts: dict[str, Any]
+    """JSON values: `layers`, `topK`, `expertBytes`, `weightSteps`, and of each of `prompts` its
+    condition, item, label, number of tokens, and the texts, ids, positions, segments shown."""
+    routing: bytes
+    """Experts of all prompts, then their weights: low bytes of all, then high bytes of all, which
+    deflate better apart. Of each prompt: layers, tokens, `top_k`."""
+
+
+def token_strips(store: Store) -> TokenStrips:
+    """The prompts of the view with their routing."""
+    routing, shown = store.router(), shown_prompts(store.prompts)
+    most = _most_tokens(store.prompts.loc[shown, "n_tokens"].to_numpy())
+    tokens = [np.flatnonzero(store.prompt_index == row)[:most] for row in shown]
+    index_dtype = np.dtype("<u1" if store.layout.n_experts <= 256 else "<u2")
+    experts = [_layers_first(routing.expert_indices[some]).astype(index_dtype) for some in tokens]
+    weights = [_layers_first(routing.expert_weights[some]) for some in tokens]
+    steps = [np.round(some.astype(np.float64) * WEIGHT_STEPS).clip(0, 65535) for some in weights]
+    low_high = [
+        (some.astype(np.uint16) >> shift & 255).astype(np.uint8)
+        for shift in (0, 8)
+        for some in steps
     ]
-    return {
+    facts = {
         "layers": [int(layer) for layer in routing.layer_indices],
         "topK": store.layout.top_k,
-        "expertBytes": _index_dtype(store.layout.n_experts).itemsize,
+        "expertBytes": index_dtype.itemsize,
         "weightSteps": WEIGHT_STEPS,
-        "colors": expert_colors(store.layout.n_experts),
-        "prompts": prompts,
+        "prompts": [
+            _prompt_facts(store, row, some) for row, some in zip(shown, tokens, strict=True)
+        ],
     }
+    return TokenStrips(
+        facts=facts, routing=b"".join(each.tobytes() for each in [*experts, *low_high])
+    )
 
 
-def _index_dtype(n_experts: int) -> np.dtype[Any]:
-    return np.dtype("<u1" if n_experts <= 256 else "<u2")
+def _most_tokens(n_tokens: Integer[np.ndarray, "prompts"]) -> int:
+    """So many tokens of a prompt are shown."""
+    if n_tokens.clip(max=MAX_TOKENS).sum() <= MAX_TOKENS_IN_ALL:
+        return MAX_TOKENS
+    return MAX_TOKENS_IN_ALL // len(n_tokens)
 
 
-def _prompt_payload(
-    store: Store,
-    row: int,
-    expert_indices: Shaped[np.ndarray, "tokens layers top_k"],
-    expert_weights: Shaped[np.ndarray, "tokens layers top_k"],
-) -> dict[str, Any]:
-    tokens = np.flatnonzero(store.prompt_index == row)
-    shown = tokens[:MAX_TOKENS]
+def _prompt_facts(store: Store, row: int, shown: Int[np.ndarray, "tokens"]) -> dict[str, Any]:
     prompt = store.prompts.iloc[row]
-    weights = np.round(expert_weights[shown].astype(np.float64) * WEIGHT_STEPS).clip(0, 65535)
     return {
         "condition": str(prompt["condition"]),
+        "item": str(prompt["item_id"]),
         "label": _label(prompt),
-        "nTokens": len(tokens),
-        "texts": list(store.token_texts(row))[:MAX_TOKENS],
+        "nTokens": int(prompt["n_tokens"]),
+        "texts": list(store.token_texts(row))[: len(shown)],
         "ids": store.token_id[shown].tolist(),
         "positions": store.position[shown].tolist(),
         "segments": [SEGMENTS[segment] for segment in store.segment[shown]],
         "generated": store.generated[shown].astype(int).tolist(),
-        "experts": _packed(expert_indices[shown], _index_dtype(store.layout.n_experts)),
-        "weights": _packed(weights, np.dtype("<u2")),
     }
 
 
@@ -115,6 +113,5 @@ def _label(prompt: pd.Series) -> str:
     return " · ".join(name[:40] for name in dict.fromkeys(named) if name)
 
 
-def _packed(values: Shaped[np.ndarray, "tokens layers top_k"], dtype: np.dtype[Any]) -> str:
-    layers_first = rearrange(values, "tokens layers top_k -> layers tokens top_k")
-    return base64.b64encode(layers_first.astype(dtype).tobytes()).decode("ascii")
+def _layers_first(values: Shaped[np.ndarray, "tokens layers top_k"]) -> np.ndarray:
+    return rearrange(values, "tokens layers top_k -> layers tokens top_k")

@@ -124,12 +124,13 @@ def write_synthetic_store(
     top_k: int = 4,
     n_items: int = 5,
     repeats: int = 1,
+    layer_indices: tuple[int, ...] | None = None,
 ) -> Store:
     """A store of random routing: one prompt per item and condition, the same at every call."""
     rng = np.random.default_rng(7)
     layout = Layout(
         n_layers=n_layers,
-        layer_indices=tuple(range(n_layers)),
+        layer_indices=layer_indices or tuple(range(n_layers)),
         n_experts=n_experts,
         top_k=top_k,
         d_model=64,

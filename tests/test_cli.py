@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interp.cli import main
-from tests.synthetic_study import write_synthetic_store
+from interp.results import write_results
+from tests.synthetic_study import synthetic_results, write_synthetic_store
 
 ROOT = Path(__file__).resolve().parents[1]
 CHATS = "\n".join(
@@ -419,6 +420,28 @@ def test_a_damaged_store_has_its_own_exit_code(
 def test_results_that_are_not_there_are_refused(interp: Command, store: Path) -> None:
     given = ("--results", "nope.json", "--out", "a.html")
     assert refusal(interp, "report", store, *given).startswith("nope.json cannot be read")
+
+
+def test_two_stores_need_a_file_of_results_each(interp: Command, store: Path) -> None:
+    given = ("--results", "a.json", "--out", "a.html")
+    assert refusal(interp, "report", store, store, *given).startswith(
+        "--results names 1 file(s) for 2 store(s)"
+    )
+
+
+def test_folders_of_studies_are_reported_side_by_side(interp: Command) -> None:
+    for name, model in (("a", "one"), ("b", "other")):
+        Path(f"{name}.study").mkdir()
+        folder = Path(f"{name}.study")
+        opened = write_synthetic_store(folder / "study.moe", n_layers=2, n_experts=8, top_k=2)
+        results = synthetic_results(n_layers=2, n_experts=8, top_k=2)
+        run = results.run | {"model": model, "store_sha256": opened.sha256}
+        write_results(replace(results, run=run), folder / "results.json")
+    assert only_object(interp("report", "a.study", "b.study", "--out", "a.html", "--json")) == {
+        "report": "a.html"
+    }
+    page = Path("a.html").read_text(encoding="utf-8")
+    assert "<h1>one and other: benchmark and organic prompts</h1>" in page
 
 
 @pytest.mark.slow

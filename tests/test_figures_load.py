@@ -2,9 +2,7 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from interp.figures_load import load_figure, vocabulary_figure
 from interp.sentences_load import (
     coactivation_sentence,
     load_sentence,
@@ -37,24 +35,6 @@ VOCABULARY = pd.DataFrame(
         "min_tokens": [10, 10],
     }
 )
-
-
-def test_load_figure_draws_a_line_for_each_condition_and_the_even_load() -> None:
-    figure = load_figure(LOAD, model="m", n_experts=8)
-    drawn = {trace.name: list(trace.y) for trace in figure.data}
-    assert drawn == {"even load": [3.0, 3.0], "benchmark": [2.9, 2.5], "organic": [2.8, 2.25]}
-    assert figure.layout.yaxis.title.text == "Entropy of usage (bits)"
-    assert "m · n = 200 benchmark, 100 organic routed slots" in figure.layout.title.subtitle.text
-
-
-def test_vocabulary_figure_draws_the_shuffle_beside_the_share() -> None:
-    figure = vocabulary_figure(VOCABULARY, model="m")
-    assert {trace.name: list(trace.y) for trace in figure.data} == {
-        "ids shuffled": [0.3, 0.5],
-        "as it is": [0.99, 0.85],
-    }
-    assert "n = 57 token ids with 10 tokens or more" in figure.layout.title.subtitle.text
-    assert figure.layout.xaxis.title.text
 
 
 def test_load_sentence_names_the_least_even_layer_and_the_largest_committee() -> None:
@@ -107,9 +87,3 @@ def test_vocabulary_sentence_gives_the_range_over_the_layers() -> None:
     said = vocabulary_sentence(VOCABULARY)
     assert "serves 85 to 99 % of its tokens" in said
     assert said.endswith("30 to 50 %.")
-
-
-@pytest.mark.parametrize("condition", ["mixed", "benchmark"])
-def test_a_single_condition_is_drawn_alone(condition: str) -> None:
-    figure = load_figure(LOAD[:1].assign(condition=condition), model="m", n_experts=8)
-    assert [trace.name for trace in figure.data] == ["even load", condition]

@@ -1,9 +1,10 @@
-"""The report is whole, offline, honest about what is absent, and works in a browser."""
+"""The report is one file, says no other number than the results, and is honest about the rest."""
 
 import base64
+import hashlib
+import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,40 @@ import pytest
 
 from interp.cache.errors import InputError, StoreError
 from interp.cache.reader import Store
-from interp.report import render_report, write_report
+from interp.calibrated import CALIBRATED, RUNGS
+from interp.figures import FIGURES
+from interp.figures_calibration import calibration
+from interp.report import draw_report, with_numbers, write_report
+from interp.report_bundle import plotly_licences, plotly_script
+from interp.report_html import told, unpacked_bytes
 from interp.results import TABLES, Results, read_results, write_results
-from interp.token_view import shown_prompts, token_payload
+from interp.token_view import MAX_TOKENS, WEIGHT_STEPS, shown_prompts, token_strips
+from tests.figure_samples import LAYERS
+from tests.report_samples import (
+    HOSTILE,
+    VERDICT,
+    study_results,
+    study_store,
+    with_hostile_texts,
+)
 from tests.synthetic_study import synthetic_results, write_synthetic_store
 
-N_LAYERS, N_EXPERTS = 4, 32
-PATIENCE_MS = 180_000
-"""A busy machine may take a minute to start a browser and parse plotly."""
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    path = tmp_path_factory.mktemp("report") / "study.moe"
-    return write_synthetic_store(path, n_layers=N_LAYERS, n_experts=N_EXPERTS)
+    return study_store(tmp_path_factory.mktemp("report") / "study.moe")
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return synthetic_results(n_layers=N_LAYERS, n_experts=N_EXPERTS)
+    return study_results()
 
 
 @pytest.fixture(scope="module")
-def report(store: Store, results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(results, store, path)
-    return path
+def page(store: Store, results: Results) -> str:
+    return draw_report(results, store).page
 
 
 def section_of(page: str, name: str) -> str:
@@ -48,55 +57,114 @@ def section_of(page: str, name: str) -> str:
     return found.group()
 
 
-def test_report_is_one_file_below_8_mb(report: Path) -> None:
-    assert [path.name for path in report.parent.iterdir()] == ["report.html"]
-    assert report.stat().st_size < 8e6
+def own_part(page: str) -> str:
+    """The page without plotly's source and licences, which are full of markup."""
+    return page.replace(plotly_script(), "").replace(told(plotly_licences()), "")
 
 
-def test_report_says_what_was_compared_and_that_it_is_descriptive(report: Path) -> None:
-    page = report.read_text(encoding="utf-8")
-    assert "164 benchmark prompts (22,140 tokens) and for 158 organic prompts (13,003" in page
-    assert "a difference in usage is not yet evidence of specialised circuits" in page
-    assert "Generated tokens only" not in page
+def test_a_report_of_the_shape_of_gpt_oss_20b_with_2000_tokens_is_below_3_mb(
+    tmp_path: Path,
+) -> None:
+    long = write_synthetic_store(tmp_path / "long.moe", n_items=1, repeats=150)
+    assert long.prompts["n_tokens"].max() > MAX_TOKENS
+    write_report(synthetic_results(), long, tmp_path / "report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.moe", "report.html"]
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+
+
+def test_the_first_screen_has_the_verdict_with_its_numbers_and_the_run(page: str) -> None:
+    first = page[page.index("<header>") : page.index("</header>")]
+    assert "Verdict: <strong>no difference</strong>" in first
+    assert "No expert is used differently by more than &lt;0.02&gt;." in first
+    for step in VERDICT["steps"]:
+        assert f"<td>{step['asks']}</td><td>{step['found']}</td>" in first
+    assert "30 benchmark prompts (1,200 tokens)" in first
+    assert "6cee5e81ee83" in first
+    assert "<tr><td>matched</td>" + '<td class="number">5</td>' * 3 in first
+    assert "<b>grid_more</b>: No &lt;mixed&gt; prompts." in first
+
+
+def test_without_a_verdict_the_report_says_that_it_is_descriptive(
+    store: Store, results: Results
+) -> None:
+    said = draw_report(replace(results, verdict={}), store).page
+    assert "a difference in usage is not yet evidence of specialised circuits" in said
 
 
 def test_generated_tokens_and_caveats_are_announced(store: Store, results: Results) -> None:
     run = results.run | {"generated_only": True, "caveats": ["Refusal is a <confound>."]}
-    page = render_report(replace(results, run=run), store)
-    assert "They come after the treatment" in page
-    assert "<p>Refusal is a &lt;confound&gt;.</p>" in page
+    said = draw_report(replace(results, run=run), store).page
+    assert "They come after the treatment" in said
+    assert "<p>Refusal is a &lt;confound&gt;.</p>" in said
 
 
-def test_a_reason_stands_in_the_place_of_the_missing_probe(store: Store, results: Results) -> None:
-    reason = "The store holds no residuals, so no probe on resid_post was fitted."
-    probes = results.probes.query("site != 'resid_post'")
-    page = render_report(
-        replace(results, probes=probes, absent={"probes_resid_post": reason}), store
-    )
-    assert reason in section_of(page, "probes")
-    assert 'data-figure="probes-json"' in section_of(page, "probes")
+def test_every_figure_is_in_the_page_with_its_caution_and_a_sentence(
+    page: str, results: Results
+) -> None:
+    for name, draw in FIGURES.items():
+        figure, panel = draw(with_numbers(results)), section_of(page, name)
+        drawn = json.loads(unpacked_bytes(page, f"figure-{name}"))
+        assert drawn == json.loads(figure.to_json())
+        assert told(figure.layout.meta["caution"]) in panel
+        assert told(figure.layout.meta["summary"]) in panel.replace("&nbsp;", " ")
+        assert told(figure.layout.meta["summary"]) in section_of(page, "summary")
 
 
-def test_a_probe_missing_without_a_reason_is_said_to_be(store: Store, results: Results) -> None:
-    probes = results.probes.query("site != 'resid_post'")
-    page = render_report(replace(results, probes=probes), store)
-    assert "no reason was recorded" in section_of(page, "probes")
+def test_the_figures_of_a_report_are_those_of_the_panels(store: Store, results: Results) -> None:
+    figures = draw_report(results, store).figures
+    assert set(figures) == {*FIGURES, "calibration"}
+    assert figures["usage"].to_json() == FIGURES["usage"](results).to_json()
+
+
+@pytest.mark.slow
+def test_a_figure_of_a_report_is_written_as_a_picture(
+    store: Store, results: Results, tmp_path: Path
+) -> None:
+    reason = "a picture needs kaleido and Chromium; install both to write one"
+    pytest.importorskip("kaleido", reason=reason)
+    if shutil.which("chromium") is None:
+        pytest.skip(reason)
+    report = write_report(results, store, tmp_path / "report.html")
+    report.figures["usage"].write_image(tmp_path / "usage.svg")
+    assert "tiny-moe" in (tmp_path / "usage.svg").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_page_are_those_of_the_results(
+    page: str, results: Results, tmp_path: Path
+) -> None:
+    write_results(results, tmp_path / "results.json")
+    document = json.loads((tmp_path / "results.json").read_text())
+    tables = json.loads(unpacked_bytes(page, "tables-json"))
+    assert set(tables) == {name for name in TABLES if document[name]}
+    for name, columns in tables.items():
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        assert rows == document[name]
+
+
+def test_results_that_went_through_json_give_the_same_page(
+    store: Store, results: Results, tmp_path: Path, page: str
+) -> None:
+    write_results(results, tmp_path / "results.json")
+    same = draw_report(read_results(tmp_path / "results.json"), store).page == page
+    assert same, "a page from results.json differs from one made at once"
 
 
 def test_empty_tables_leave_a_reason_in_every_panel(store: Store, results: Results) -> None:
-    absent = {name: f"No {name} here." for name in ("usage", "divergence", "probes", "other_panel")}
+    names = ("usage", "divergence", "probes", "other")
     empty = Results(
         usage=pd.DataFrame(),
         divergence=pd.DataFrame(),
         probes=pd.DataFrame(),
         run=results.run,
-        absent=absent,
+        absent={name: f"No {name} here." for name in names},
     )
-    page = render_report(empty, store)
-    assert "data-figure" not in page.split("<footer>")[0]
+    said = draw_report(empty, store).page
+    assert re.findall('data-figure="([a-z_]+)"', said) == ["calibration"]
     for name in ("usage", "divergence", "probes"):
-        assert f"No {name} here." in section_of(page, name)
-    assert "other_panel: No other_panel here." in section_of(page, "absent")
+        assert f"No {name} here." in section_of(said, name)
+    assert "compute it with: interp analyze" in section_of(said, "volcano")
+    assert "<b>other</b>: No other here." in section_of(said, "left-out")
+    assert '<section id="interventions">' not in said
 
 
 def test_a_store_without_token_texts_says_so(
@@ -106,47 +174,38 @@ def test_a_store_without_token_texts_says_so(
         raise StoreError("study.moe knows no texts of its tokens")
 
     monkeypatch.setattr(store, "token_texts", fail)
-    assert "study.moe knows no texts of its tokens" in section_of(
-        render_report(results, store), "tokens"
-    )
+    said = draw_report(results, store).page
+    assert "study.moe knows no texts of its tokens" in section_of(said, "tokens")
 
 
-def test_results_that_went_through_json_give_the_same_page(
-    store: Store, results: Results, tmp_path: Path
+def test_no_text_of_a_stranger_becomes_markup(
+    store: Store, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = {name: getattr(results, name).round(6) for name in TABLES}
-    tables["divergence"]["share_explained_by_vocabulary"] = np.nan
-    fresh = replace(results, **tables)
-    write_results(fresh, tmp_path / "results.json")
-    again = read_results(tmp_path / "results.json")
-    same = render_report(again, store) == render_report(fresh, store)
-    assert same, "a page from results.json differs from one made at once"
+    with_hostile_texts(store, monkeypatch)
+    settings = {f"<img src={n}>": text for n, text in enumerate(HOSTILE[:-1])}
+    run = results.run | {"model": HOSTILE[0], "settings": settings}
+    verdict = VERDICT | {"sentence": HOSTILE[1]}
+    said = own_part(draw_report(replace(results, run=run, verdict=verdict), store).page)
+    said.encode()
+    assert "<img" not in said
+    assert said.count("<script") == said.count("</script>")
+    assert set(re.findall("<script([^>]*?)(?: id=.*?)?>", said)) == {
+        "",
+        ' type="application/x-deflate"',
+    }
+    assert "⟨U+202E⟩olleh⟨U+202C⟩" in said
+    assert "\u202e" not in said
 
 
-def own_part(page: str) -> str:
-    """The page without plotly's own source, which is full of markup."""
-    return page[: page.index("plotly.js v")]
-
-
-def test_a_prompt_cannot_put_markup_into_the_page(report: Path) -> None:
-    page = own_part(report.read_text(encoding="utf-8"))
-    ours = re.sub(r'<script( type="application/json" id="[a-z-]+")?>', "", page)
-    assert "<sc" not in ours
-    assert "\\u003csc" in page
-
-
-def test_a_name_cannot_put_markup_into_the_page(store: Store, results: Results) -> None:
-    run = results.run | {"model": "<img src=x>", "settings": {"<img src=y>": "<img src=z>"}}
-    page = own_part(render_report(replace(results, run=run), store))
-    assert "<img" not in page
-    assert "&lt;img src=x&gt;" in page
-    assert "&lt;img src=z&gt;" in page
-
-
-def test_the_run_table_counts_prompts_by_source(report: Path) -> None:
-    table = section_of(report.read_text(encoding="utf-8"), "run")
-    assert "<tr><td>matched</td>" + '<td class="number">5</td>' * 3 in table
-    assert "6cee5e81ee83" in table
+def test_the_policy_lets_only_the_two_scripts_of_the_page_run(page: str) -> None:
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    scripts = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert policy[1].startswith("default-src 'none'; script-src ")
+    assert re.findall("'sha256-([^']+)'", policy[1]) == digests
+    assert "connect-src" not in policy[1]
+    assert "unsafe-inline" not in policy[1].split("style-src")[0]
 
 
 def test_a_missing_folder_is_refused_and_nothing_is_written(
@@ -157,23 +216,57 @@ def test_a_missing_folder_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_studies_stand_side_by_side(store: Store, results: Results) -> None:
+    other = replace(
+        results,
+        run=results.run | {"model": "other-moe"},
+        experiments=pd.DataFrame(),
+        experiment_matched=pd.DataFrame(),
+        experiment_dose=pd.DataFrame(),
+        load=results.load.assign(entropy_bits=1.25),
+    )
+    report = draw_report(results, store, beside=(other, store))
+    assert report.figures["load-2"].data[1].y[0] == 1.25
+    assert report.figures["load"].data[1].y[0] != 1.25
+    panel = section_of(report.page, "load")
+    assert panel.index("Study 1: tiny-moe") < panel.index("Study 2: other-moe")
+    assert "Not in this study." in section_of(report.page, "interventions")
+    ids = re.findall(' id="([^"]+)"', own_part(report.page))
+    assert len(ids) == len(set(ids))
+
+
+def strips_of(store: Store) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """Experts and weights of each prompt of the view, unpacked by a plain loop."""
+    strips = token_strips(store)
+    shapes = [
+        (len(strips.facts["layers"]), len(prompt["texts"]), strips.facts["topK"])
+        for prompt in strips.facts["prompts"]
+    ]
+    n = sum(int(np.prod(shape)) for shape in shapes)
+    raw = strips.routing
+    assert len(raw) == 3 * n
+    experts, weights, start = [], [], 0
+    for shape in shapes:
+        values = range(start, start + int(np.prod(shape)))
+        experts.append(np.array([raw[i] for i in values]).reshape(shape))
+        both = [raw[n + i] + 256 * raw[2 * n + i] for i in values]
+        weights.append(np.array(both).reshape(shape) / WEIGHT_STEPS)
+        start += int(np.prod(shape))
+    return experts, weights
+
+
 def test_the_token_view_carries_the_routing_of_the_store(store: Store) -> None:
-    payload = token_payload(store)
-    row = shown_prompts(store.prompts)[1]
-    tokens = np.flatnonzero(store.prompt_index == row)
-    shape = (N_LAYERS, len(tokens), store.layout.top_k)
-    raw = base64.b64decode(payload["prompts"][1]["experts"])
-    experts = np.frombuffer(raw, dtype=np.uint8).reshape(shape)
-    weights = np.frombuffer(
-        base64.b64decode(payload["prompts"][1]["weights"]), dtype="<u2"
-    ).reshape(shape)
     routing = store.router()
-    for layer in range(N_LAYERS):
-        np.testing.assert_array_equal(experts[layer], routing.expert_indices[tokens, layer])
-        np.testing.assert_allclose(
-            weights[layer] / 1000, routing.expert_weights[tokens, layer], atol=6e-4
-        )
-    assert "".join(payload["prompts"][1]["texts"]) == store.text(row)
+    experts, weights = strips_of(store)
+    for place, row in enumerate(shown_prompts(store.prompts)):
+        tokens = np.flatnonzero(store.prompt_index == row)
+        for layer in range(len(LAYERS)):
+            chosen = routing.expert_indices[tokens, layer]
+            np.testing.assert_array_equal(experts[place][layer], chosen)
+            stored = routing.expert_weights[tokens, layer]
+            np.testing.assert_allclose(weights[place][layer], stored, atol=6e-4)
+        texts = token_strips(store).facts["prompts"][place]["texts"]
+        assert "".join(texts) == store.text(row)
 
 
 def test_the_same_items_are_shown_under_every_condition(store: Store) -> None:
@@ -183,91 +276,14 @@ def test_the_same_items_are_shown_under_every_condition(store: Store) -> None:
     assert items == {"benchmark": first, "organic": first, "mixed": first}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    reason = "the browser test needs playwright and Chromium; install both to run it"
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(reason)
-    flags = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=found, args=flags)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module", params=[1400, 420])
-def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    opened = browser.new_page(viewport={"width": request.param, "height": 900})
-    opened.complaints, opened.requested = [], []
-    opened.on("console", lambda message: opened.complaints.append(message.text))
-    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.on("request", lambda asked: opened.requested.append(asked.url))
-    opened.set_default_timeout(PATIENCE_MS)
-    opened.goto(report.as_uri(), timeout=PATIENCE_MS)
-    opened.wait_for_selector("html[data-drawn]")
-    yield opened
-    opened.close()
-
-
-def test_browser_draws_all_figures_without_complaint(page: Any) -> None:
-    assert page.locator(".plot").count() == 3
-    for plot in page.locator(".plot").all():
-        assert plot.locator(".main-svg").count() > 0
-    assert page.locator("#divergence .scatterlayer .trace").count() == 5
-    assert page.locator("#usage .heatmaplayer image").count() == 1
-    assert page.complaints == []
-
-
-def test_browser_asks_for_nothing_but_the_file(page: Any, report: Path) -> None:
-    assert [url for url in page.requested if not url.startswith(("data:", "blob:"))] == [
-        report.as_uri()
-    ]
-
-
-def test_page_is_no_wider_than_the_window(page: Any) -> None:
-    width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= page.viewport_size["width"]
-
-
-def test_choosing_a_layer_recolours_tokens_by_their_first_expert(page: Any, store: Store) -> None:
-    first_experts = "[...document.querySelectorAll('.token')].map((t) => Number(t.dataset.expert))"
-    row = shown_prompts(store.prompts)[4]
-    tokens = store.prompt_index == row
-    colors = []
-    page.select_option("select[name=prompt]", "4")
-    for layer in (0, 3):
-        page.select_option("select[name=layer]", str(layer))
-        chosen = store.router([layer]).expert_indices[tokens, 0, 0]
-        assert page.evaluate(first_experts) == chosen.tolist()
-        colors.append(page.locator(".token").nth(5).evaluate("(t) => t.style.backgroundColor"))
-    assert colors[0] != colors[1]
-
-
-def test_markup_in_a_prompt_is_shown_as_text(page: Any) -> None:
-    page.select_option("select[name=prompt]", "3")
-    shown = page.locator(".tokens").inner_text().replace("·", " ").replace("\n", "")
-    assert "<script>document.title='x'</script>" in shown
-    assert page.title() == "gpt-oss-20b: benchmark and organic prompts"
-
-
-def test_clicking_a_token_shows_its_experts_and_lights_those_alike(page: Any) -> None:
-    page.keyboard.press("Escape")
-    token = page.locator(".token").nth(8)
-    token.click()
-    expert = token.get_attribute("data-expert")
-    assert f"expert {expert}" in page.locator("#token-tip li").first.inner_text()
-    lit = page.locator(".token.chosen")
-    assert {each.get_attribute("data-expert") for each in lit.all()} == {expert}
-    token.click()
-    assert lit.count() == 0
-
-
-def test_buttons_of_the_heatmap_change_the_view(page: Any) -> None:
-    assert "Benchmark \u2212 organic" in page.locator("#usage .infolayer").inner_html()
-    page.locator("#usage .updatemenu-button").nth(1).click()
-    page.wait_for_function(
-        "document.querySelector('#usage .infolayer').innerHTML.includes('Share of routed slots')"
+def test_the_calibration_is_that_of_its_page() -> None:
+    page = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+) \| \d+ \| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", page, re.M
     )
+    told_there = {name: (known, tuple(map(int, counts))) for name, known, *counts in rows}
+    assert told_there == {cell.simulated: (cell.known, cell.verdicts) for cell in CALIBRATED}
+    drawn = {trace.name: list(trace.x) for trace in calibration().data}
+    for place, rung in enumerate(RUNGS):
+        shares = [cell.verdicts[place] / 2 for cell in CALIBRATED]
+        assert drawn[rung.replace("_", " ")] == shares

@@ -32,8 +32,10 @@ from interp.hooks.load import load_model
 from interp.hooks.settings import CaptureSettings, GenerationSettings
 from interp.organisms import path as organism_path
 from interp.organisms.tokenizer import train_tokenizer
-from interp.report_experiments import experiment_section
-from interp.sentences_experiments import experiment_sentences, second_sentences
+from interp.report_panels import drawn_panel
+from interp.report_questions import PANELS
+from interp.results import Results
+from interp.sentences_experiments import second_sentences
 from tests.synthetic_study import synthetic_results
 from tests.test_experiment_pipeline import subjects_of
 from tests.test_experiments import wordings
@@ -424,11 +426,14 @@ def test_the_report_has_the_row_or_its_reason(first: Experiment) -> None:
     with_row = replace(results, experiment_second_model=pd.DataFrame([ROW]))
     without = replace(results, absent={"experiment_second_model": "Other <halves>."})
 
-    page = experiment_section(with_row)
-    assert "<h3>Is it this model?</h3><p>In untrained-router-0 the same procedure" in page
-    assert '<td class="number">0.4100</td>' in page
-    assert "Is it this model?" not in experiment_section(results)
-    assert "Other &lt;halves&gt;." in experiment_section(without)
-    assert experiment_section(synthetic_results()) == ""
-    (said,) = experiment_sentences(first.test.to_frame())
-    assert f"is {first.test.main.value:+.3g} nats per token" in said
+    assert "<p>In untrained-router-0 the same procedure" in second_panel(with_row)
+    assert '<td class="number">0.41</td>' in second_panel(with_row)
+    assert second_panel(results) == ""
+    assert "Other &lt;halves&gt;." in second_panel(without)
+
+
+def second_panel(results: Results) -> str:
+    """The panel on the second model, empty where the report has none."""
+    (panel,) = [panel for panel in PANELS if panel.name == "second_model"]
+    drawn = drawn_panel(panel, results)
+    return "" if drawn is None else drawn.body

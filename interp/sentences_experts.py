@@ -1,30 +1,10 @@
-"""The section of the report on single experts: what was found, and what could have been."""
-
-from html import escape
+"""What the tests of single experts say, as sentences: what was found, what could have been."""
 
 import pandas as pd
 
-from interp.report_html import numbers_table, section
 from interp.results import Results
-from interp.sentences import absent_sentences, counted
+from interp.sentences import counted
 
-SHOWN = 12
-COLUMNS = (
-    "layer",
-    "expert",
-    "effect",
-    "effect_low",
-    "effect_high",
-    "raw_p_max_t",
-    "adjusted_effect",
-    "p_max_t",
-    "surface_adjusted_effect",
-    "surface_adjusted_low",
-    "surface_adjusted_high",
-    "surface_adjusted_p_max_t",
-    "surface_adjusted_q_bh",
-    "is_confirmed",
-)
 KINDS = {
     "raw": ("raw_p_max_t", "raw_q_bh"),
     "at the same token": ("p_max_t", "q_bh"),
@@ -32,25 +12,8 @@ KINDS = {
 }
 
 
-def expert_section(results: Results) -> str:
+def expert_sentences(results: Results) -> list[str]:
     """Tests of single experts, and of the condition against the sources."""
-    reasons = absent_sentences(results.absent, "experts")
-    said = [each for each in _sentences(results) if not _is_told(each, reasons)]
-    drawn = "".join(f"<p>{escape(each)}</p>" for each in said)
-    if not results.experts.empty:
-        order = results.experts["surface_adjusted_p_max_t"].fillna(2.0)
-        first = results.experts.loc[order.sort_values(kind="stable").index[:SHOWN]]
-        drawn += numbers_table(first, COLUMNS)
-    return section("experts", "Which experts differ, and beyond what?", drawn, reasons)
-
-
-def _is_told(sentence: str, reasons: list[str]) -> bool:
-    """Whether what a sentence ends in stands among the reasons for what is missing."""
-    end = sentence.rpartition(": ")[2]
-    return any(end in reason for reason in reasons)
-
-
-def _sentences(results: Results) -> list[str]:
     if results.experts.empty:
         return []
     facts = results.run.get("experts", {})

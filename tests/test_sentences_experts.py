@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.report_experts import power_sentence
+from interp.sentences_experts import power_sentence
 
 EXPERTS = pd.DataFrame(
     {
