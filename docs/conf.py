@@ -1,0 +1,63 @@
+"""How the documentation is built: `make docs` puts it into docs/_build/html."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PYTHONPATH"] = str(ROOT)
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from sphinx.application import Sphinx  # noqa: E402
+
+from interp import __version__  # noqa: E402
+
+project = "moe-interp"
+copyright = "the moe-interp authors, Apache-2.0"
+release = version = __version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "public_names",
+]
+exclude_patterns = ["_build"]
+language = "en"
+highlight_language = "none"
+suppress_warnings = ["toc.empty_glob", "toc.glob"]
+
+html_theme = "furo"
+html_title = f"moe-interp {release}"
+html_show_sphinx = False
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "auto"
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_execution_timeout = 120
+nb_output_stderr = "remove"
+
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+PAGES = {"../interp/organisms/toy/README.md": "toy.md"}
+"""Files beside the code that are pages here."""
+
+
+def to_pages(_app: Sphinx, _name: str, source: list[str]) -> None:
+    """Links that lead to a file beside the code lead to its page instead."""
+    for path, page in PAGES.items():
+        source[0] = source[0].replace(f"]({path})", f"]({page})")
+
+
+def setup(app: Sphinx) -> None:
+    """Links are changed as the pages are read."""
+    app.connect("source-read", to_pages)
