@@ -1,4 +1,4 @@
-"""How the documentation is built: `make docs` puts it into docs/_build/html."""
+"""How the documentation is built: `make docs` puts it into build/html."""
 
 import os
 import sys
@@ -23,7 +23,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "public_names",
 ]
-exclude_patterns = ["_build"]
 language = "en"
 highlight_language = "none"
 suppress_warnings = ["toc.empty_glob", "toc.glob"]
