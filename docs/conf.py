@@ -1,14 +1,24 @@
 """How the documentation is built: `make docs` puts it into build/html."""
 
+import logging
 import os
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+
+# Examples run with a bare kernel, whatever the builder's own IPython starts with.
+os.environ["IPYTHONDIR"] = mkdtemp()
+profile = Path(os.environ["IPYTHONDIR"], "profile_default")
+profile.mkdir()
+(profile / "ipython_kernel_config.py").write_text("get_config().Application.log_level = 'ERROR'\n")
 
 from sphinx.application import Sphinx  # noqa: E402
 
@@ -31,6 +41,8 @@ html_theme = "furo"
 html_title = f"moe-interp {release}"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -40,6 +52,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_output_stderr = "remove"
+nb_merge_streams = True
 
 default_role = "code"
 autodoc_member_order = "bysource"
