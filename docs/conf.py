@@ -25,7 +25,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from interp import __version__  # noqa: E402
 
 project = "moe-interp"
-copyright = "the moe-interp authors, Apache-2.0"
+project_copyright = "the moe-interp authors, Apache-2.0"
 release = version = __version__
 extensions = [
     "myst_nb",
