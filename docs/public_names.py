@@ -56,8 +56,7 @@ def entry(package: ModuleType, module: ModuleType, name: str) -> str:
     """The autodoc directive of one name, at the path from which it is imported."""
     found, path = getattr(package, name), f"{package.__name__}.{name}"
     if isinstance(found, ModuleType):
-        public = [each for each in vars(found).values() if getattr(each, "__module__", "") == path]
-        return "\n\n".join(f".. autofunction:: {path}.{each.__name__}" for each in public)
+        return "\n\n".join(entry(found, found, each) for each in names_of_module(found))
     if isclass(found):
         return f".. autoclass:: {path}\n   :members:"
     if isroutine(found):
@@ -65,24 +64,58 @@ def entry(package: ModuleType, module: ModuleType, name: str) -> str:
     return f".. autodata:: {module.__name__}.{name}\n   :no-value:"
 
 
+def names_of_module(module: ModuleType) -> list[str]:
+    """What a module says is public, or else its own functions without an underscore."""
+    own = [name for name, each in vars(module).items() if is_own(each, module)]
+    return list(getattr(module, "__all__", [name for name in own if not name.startswith("_")]))
+
+
+def is_own(each: object, module: ModuleType) -> bool:
+    """Whether a function was written in this module and not imported."""
+    return isroutine(each) and each.__module__ == module.__name__
+
+
+INLINE = re.compile(r"``[^`]+``|`(?P<code>[^`]+)`|(?<![\w/])docs/(?P<page>[\w-]+)\.md\b")
+"""What stands between backticks, perhaps over two lines, and names of pages outside of them."""
+
+
+def literal(found: re.Match[str]) -> str:
+    """Two backticks around code, and a link in the place of the name of a page."""
+    if found["page"]:
+        return f":doc:`{found['page']}`"
+    return f"``{found['code']}``" if found["code"] else found[0]
+
+
+AS_WRITTEN: dict[str, list[str]] = {}
+"""Lines of attributes, which napoleon would take apart at their first colon."""
+
+
 def as_rst(
-    _app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]
+    _app: Sphinx, what: str, name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
     """Docstrings here are plain: single backticks are code, and indented blocks are formulas."""
-    plain, before = list(lines), ""
+    plain, before = INLINE.sub(literal, "\n".join(lines)).split("\n"), ""
     lines.clear()
-    if what == "attribute":
-        lines.append("")  # else what stands before a colon would pass for the type
     for index, line in enumerate(plain):
         is_block = line.startswith("    ") and index > 0 and not plain[index - 1].strip()
         if is_block and before and not before.startswith((" ", "-")):
             lines.extend(["::", ""])
-        lines.append(re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line))
+        lines.append(line)
         before = line if line.strip() else before
+    if what in ("attribute", "data", "property"):
+        AS_WRITTEN[name] = list(lines)
+
+
+def as_written(
+    _app: Sphinx, _what: str, name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """After napoleon: the lines of an attribute as they were before."""
+    lines[:] = AS_WRITTEN.pop(name, lines)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the directive, and the reading of docstrings before napoleon's."""
+    """Register the directive, and the reading of docstrings before and after napoleon's."""
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", as_rst, priority=400)
+    app.connect("autodoc-process-docstring", as_written, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
