@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from shutil import copy
 from tempfile import mkdtemp
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +18,8 @@ logging.getLogger("traitlets").setLevel(logging.WARNING)
 # Examples run with a bare kernel, whatever the builder's own IPython starts with.
 os.environ["IPYTHONDIR"] = mkdtemp()
 profile = Path(os.environ["IPYTHONDIR"], "profile_default")
-profile.mkdir()
+(profile / "startup").mkdir(parents=True)
+copy(ROOT / "docs/bash_cells.py", profile / "startup")
 (profile / "ipython_kernel_config.py").write_text("get_config().Application.log_level = 'ERROR'\n")
 
 from sphinx.application import Sphinx  # noqa: E402
