@@ -72,7 +72,7 @@ def detectable_effects(
     Testing Statistical Hypotheses, section 5.2), so `smallest_effect = lambda * standard_error`
     with `P(T > c; df, lambda) = power`. For one expert c is `t(1 - alpha / 2; df)`. For max-T it is
     the `1 - alpha` quantile of the permuted `max |T|` if `critical_value` gives it, else that of
-    Bonferroni, `t(1 - alpha / (2 * n_tests); df)`, which asks for more where experts are correlated.
+    Bonferroni, `t(1 - alpha / (2 * n_tests); df)`, which asks for more where experts correlate.
 
     An effect d on an expert that had usage u brings noise of its own: shares vary about in
     proportion to their mean (the quasi-Poisson variance of McCullagh and Nelder 1989, Generalized
