@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -148,6 +149,10 @@ class StoreWriter:
         self._sizes.add(stored)
         self._builder.add(stored)
         self.n_prompts += 1
+
+    def note_self_check(self, checked: Mapping[str, Any]) -> None:
+        """What was checked while the prompts were on their way; goes to the manifest at the end."""
+        self._described = replace(self._described, self_check=json_values(checked))
 
     def __exit__(
         self,

@@ -101,8 +101,12 @@ def compare_decoding(
     asked = [slice(0, start) for start in starts]
     answered = [slice(start, None) for start in starts]
     return {
-        "prompt": _least(model, found, forced, asked, "while decoding its answer, and again,"),
-        "answer": _least(model, found, forced, answered, "while decoding, and in one pass,"),
+        "prompt": least_agreement(
+            model, found, forced, asked, "while decoding its answer, and again,"
+        ),
+        "answer": least_agreement(
+            model, found, forced, answered, "while decoding, and in one pass,"
+        ),
     }
 
 
@@ -124,16 +128,31 @@ def compare_batched(
         together = run_batch(model, tap, batch, settings.positions)
         alone = [run_batch(model, tap, [each], settings.positions)[0] for each in batch]
     whole = [slice(0, None)] * len(batch)
-    return _least(model, together, alone, whole, "in a padded batch, and alone,")
+    return least_agreement(model, together, alone, whole, "in a padded batch, and alone,")
 
 
-def _least(
+def least_agreement(
     model: Any,
     first: Sequence[PromptActivations],
     second: Sequence[PromptActivations],
     tokens: Sequence[slice],
     what: str,
 ) -> dict[str, Any] | str:
+    """Agreement of the recording that agrees least with another one of the same tokens.
+
+    Args:
+        model: That both were recorded of.
+        first: Recordings.
+        second: Others, one for each.
+        tokens: Which tokens of each to compare.
+        what: For the error: how the two were recorded.
+
+    Returns:
+        A `RoutingAgreement`, or a sentence that says why they were not compared.
+
+    Raises:
+        ModelError: If they agree in fewer experts than rounding explains.
+    """
     pairs = zip(first, second, tokens, strict=True)
     long = [each for each in pairs if len(each[0].token_id[each[2]]) >= LEAST_TOKENS]
     if not long:

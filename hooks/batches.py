@@ -17,6 +17,8 @@ from interp.hooks.positions import kept_positions
 from interp.hooks.render import RenderedPrompt
 from interp.hooks.tap import RoutingTap
 
+WINDOW = 64
+"""Prompts that are sorted by length and batched together; a store keeps their given order."""
 PaddingSide = Literal["left", "right"]
 
 
@@ -41,6 +43,25 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
             members = []
         members.append(index)
     yield members
+
+
+def windows(
+    lengths: Sequence[int], batch_tokens: int, *, start: int = 0
+) -> Iterator[tuple[range, list[list[int]]]]:
+    """Spans of prompts in their given order, each with its batches of indices.
+
+    The batches are those that there are from the first prompt on, wherever the start is, since in
+    bfloat16 another batch gives other bits.
+
+    Args:
+        lengths: Tokens of each prompt.
+        batch_tokens: Tokens of a batch, padding included.
+        start: The first prompt that is wanted; spans before it are left out.
+    """
+    for first in range(start - start % WINDOW, len(lengths), WINDOW):
+        span = range(first, min(first + WINDOW, len(lengths)))
+        of_span = by_length([lengths[each] for each in span], batch_tokens)
+        yield span, [[first + each for each in members] for members in of_span]
 
 
 def padded(

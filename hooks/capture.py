@@ -13,7 +13,7 @@ from tqdm import tqdm
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, Layout, Prompt, PromptActivations
 from interp.cache.writer import StoreWriter
-from interp.hooks.batches import by_length, run_batch
+from interp.hooks.batches import run_batch, windows
 from interp.hooks.blocks import routed_blocks
 from interp.hooks.generation import generate
 from interp.hooks.load import LoadedModel, model_provenance
@@ -25,8 +25,6 @@ from interp.hooks.tap import RoutingTap, chosen_blocks
 
 CHECKED_TOKENS = 1024
 """A prompt that is longer than this is not passed through the model again and again to check it."""
-WINDOW = 64
-"""Prompts that are sorted by length and batched together; the store keeps their given order."""
 
 
 def capture(
@@ -69,20 +67,13 @@ def capture(
     """
     settings, out = settings or CaptureSettings(), Path(out)
     _refuse_edited(loaded.model)
-    if not prompts:
-        raise InputError("there is no prompt to capture; give at least one")
-    today = date.fromisoformat(settings.today)
-    rendered = [render_prompt(prompt, loaded.tokenizer, today=today) for prompt in prompts]
+    rendered = rendered_prompts(prompts, loaded.tokenizer, settings)
     layout = model_layout(loaded.model, settings)
-    checked = self_check(loaded.model, loaded.tokenizer, _extremes(rendered), settings=settings)
-    provenance = model_provenance(loaded) | {
-        "experts_path": checked["experts_path"],
-        "settings": json.loads(json.dumps(asdict(settings))),
-        "prompts_sha256": prompts_digest(prompts),
-    }
-    provenance |= {"registered": dict(registered)} if registered else {}
-    licenses = source_licenses(prompts)
-    provenance |= {"source_licenses": licenses} if licenses else {}
+    pair = shortest_and_long(rendered)
+    checked = self_check(loaded.model, loaded.tokenizer, pair, settings=settings)
+    provenance = capture_provenance(
+        loaded, prompts, settings=settings, registered=registered, path=checked["experts_path"]
+    )
     with StoreWriter(
         out, layout=layout, provenance=provenance, part_mb=part_mb, self_check=checked
     ) as writer:
@@ -102,7 +93,43 @@ def capture(
     return True
 
 
-def _extremes(rendered: Sequence[RenderedPrompt]) -> list[RenderedPrompt]:
+def rendered_prompts(
+    prompts: Sequence[Prompt], tokenizer: Any, settings: CaptureSettings
+) -> list[RenderedPrompt]:
+    """The tokens of every prompt.
+
+    Raises:
+        InputError: If there is no prompt, or one cannot be rendered.
+    """
+    if not prompts:
+        raise InputError("there is no prompt to capture; give at least one")
+    today = date.fromisoformat(settings.today)
+    return [render_prompt(prompt, tokenizer, today=today) for prompt in prompts]
+
+
+def capture_provenance(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    settings: CaptureSettings,
+    registered: Mapping[str, Any] | None,
+    path: Sequence[str],
+) -> dict[str, Any]:
+    """What a store says of its capture: model, path of the experts, settings, prompts, licences."""
+    provenance = model_provenance(loaded) | {
+        "experts_path": list(path),
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "prompts_sha256": prompts_digest(prompts),
+    }
+    licenses = source_licenses(prompts)
+    return (
+        provenance
+        | ({"registered": dict(registered)} if registered else {})
+        | ({"source_licenses": licenses} if licenses else {})
+    )
+
+
+def shortest_and_long(rendered: Sequence[RenderedPrompt]) -> list[RenderedPrompt]:
     """The shortest prompt and a long one: together in a batch, one of them is padded much."""
     by_size = sorted(rendered, key=lambda each: len(each.token_id))
     longer = [each for each in by_size[1:] if len(each.token_id) <= CHECKED_TOKENS]
@@ -141,21 +168,19 @@ def captured(
         loaded: The model.
         rendered: All prompts.
         settings: What to record.
-        start: The first prompt that is wanted; batches are those that there are from the first on,
-            since in bfloat16 another batch gives other bits.
+        start: The first prompt that is wanted.
     """
     longer = settings.generation.max_new_tokens if settings.generation else 0
+    lengths = [len(each.token_id) + longer for each in rendered]
     with RoutingTap(loaded.model, sites=settings.sites, layers=settings.layers) as tap:
-        for first in range(start - start % WINDOW, len(rendered), WINDOW):
-            window = rendered[first : first + WINDOW]
-            lengths = [len(each.token_id) + longer for each in window]
+        for span, batches in windows(lengths, settings.batch_tokens, start=start):
             found: dict[int, PromptActivations] = {}
-            for members in by_length(lengths, settings.batch_tokens):
-                if first + max(members) < start:
+            for members in batches:
+                if max(members) < start:
                     continue
-                batch = [window[each] for each in members]
+                batch = [rendered[each] for each in members]
                 found |= zip(members, _run(loaded, tap, batch, settings), strict=True)
-            yield from (found[each] for each in range(max(start - first, 0), len(window)))
+            yield from (found[each] for each in span if each >= start)
 
 
 def _run(

@@ -69,16 +69,20 @@ def load_model(
     routed_blocks(model)
     _refuse_missing(name_or_path, sorted(report["missing_keys"]))
     model.eval()
+    return LoadedModel(model, tokenizer, **loaded_facts(name_or_path, model))
+
+
+def loaded_facts(name_or_path: str, model: Any) -> dict[str, str]:
+    """What `LoadedModel` says of where a model came from."""
     # In the checkpoint's own folder, also where that lies in the cache of the hub.
     config_file = Path(cached_file(name_or_path, "config.json"))
-    return LoadedModel(
-        model,
-        tokenizer,
-        model_id=Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path,
-        revision=extract_commit_hash(str(config_file), None) or "",
-        weights_sha256=weights_digest(config_file.parent),
-        quantization=quantization(config_file.parent, model),
-    )
+    is_path = Path(name_or_path).exists()
+    return {
+        "model_id": Path(name_or_path).resolve().name if is_path else name_or_path,
+        "revision": extract_commit_hash(str(config_file), None) or "",
+        "weights_sha256": weights_digest(config_file.parent),
+        "quantization": quantization(config_file.parent, model),
+    }
 
 
 def quantization(folder: Path, model: Any) -> str:

@@ -90,7 +90,9 @@ def skeleton(name_or_path: str | Path, *, dtype: str) -> tuple[Any, Any]:
             f"{name_or_path} cannot be loaded as a model ({error}); give toy, a hub name or a "
             "directory"
         ) from error
-    wanted = (config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    is_packed = getattr(config, "quantization_config", None) is not None
+    own = config.dtype or (torch.bfloat16 if is_packed else torch.float32)
+    wanted = own if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=wanted), tokenizer
 

@@ -95,6 +95,20 @@ def model_path(name_or_path: str | Path) -> str | Path:
     return name_or_path
 
 
+def checkpoint_path(name_or_path: str | Path) -> str | Path:
+    """Where the weights of a model lie in files, as a hub name or a directory.
+
+    Raises:
+        InputError: If it is an organism that is made as it is loaded.
+    """
+    if name_or_path in EDITED or name_or_path in UNTRAINED:
+        raise InputError(
+            f"{name_or_path} is made from the toy when it is loaded, so there are no files to read "
+            "it from layer by layer; capture it with the engine memory"
+        )
+    return model_path(name_or_path)
+
+
 def load(name: str) -> tuple[Any, Any]:
     """The model and tokenizer of an organism, through the ordinary `from_pretrained`.
 
