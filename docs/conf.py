@@ -38,7 +38,6 @@ extensions = [
 ]
 language = "en"
 highlight_language = "none"
-suppress_warnings = ["toc.empty_glob", "toc.glob"]
 
 html_theme = "furo"
 html_title = f"moe-interp {release}"

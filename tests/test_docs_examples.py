@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from interp import __version__
 from interp.cache.reader import open_store
 from interp.cli import app
 from interp.study_config import read_study_config
@@ -75,6 +76,22 @@ def test_bits_of_bfloat16_are_read_as_the_page_on_the_format_says() -> None:
     values = np.asarray(names["values"])
     assert len(values) > 0
     np.testing.assert_array_equal(values, np.asarray(expected, np.float32)[: len(values)])
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^version: (.*)$", cited, re.MULTILINE) == [__version__]
+
+
+def test_every_page_is_in_a_list_of_contents() -> None:
+    listed = [
+        line
+        for page in PAGES.values()
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", page, re.DOTALL)
+        for line in tree.splitlines()
+    ]
+    pages = {name.removesuffix(".md") for name in PAGES} - {"README", "index"}
+    assert pages <= set(listed)
 
 
 def test_no_page_shows_python_that_nothing_runs() -> None:
