@@ -50,9 +50,9 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "auto"
-nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_execution_in_temp = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_output_stderr = "remove"
 nb_merge_streams = True
 
