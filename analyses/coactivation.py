@@ -17,7 +17,7 @@ ROUNDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Coactivation:
-    """How often two experts serve the same token. See docs/measures.md."""
+    """How often two experts serve the same token. See docs/coactivation.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""

@@ -14,7 +14,7 @@ from interp.analyses.usage import check_layers, slots_by_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertLoad:
-    """How evenly the slots of each layer are spread over its experts. See docs/measures.md."""
+    """How evenly the slots of each layer are spread over its experts. See docs/load.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""
@@ -39,7 +39,7 @@ class ExpertLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class StandingCommittee:
-    """Experts that rank high, and alike, in every domain. See docs/measures.md."""
+    """Experts that rank high, and alike, in every domain. See docs/committee.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""

@@ -12,7 +12,7 @@ from interp.analyses.usage import check_layers
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingMargins:
-    """Routing margins by layer. See docs/measures.md."""
+    """Routing margins by layer. See docs/margins.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""

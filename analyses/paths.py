@@ -21,7 +21,7 @@ which is ten times slower."""
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertPaths:
-    """Paths through neighbouring layers and how they differ by condition. See docs/measures.md."""
+    """Paths through neighbouring layers and how they differ by condition. See docs/paths.md."""
 
     layers: Int[np.ndarray, "paths length"]
     """Numbers in the model of the layers that a path runs through."""

@@ -71,8 +71,8 @@ def detectable_effects(
     non-central t distribution with noncentrality `d / standard_error` (Lehmann and Romano 2005,
     Testing Statistical Hypotheses, section 5.2), so `smallest_effect = lambda * standard_error`
     with `P(T > c; df, lambda) = power`. For one expert c is `t(1 - alpha / 2; df)`. For max-T it is
-    the `1 - alpha` quantile of the permuted max |T| if `critical_value` gives it, else Bonferroni's
-    `t(1 - alpha / (2 * n_tests); df)`, which asks for more where experts are correlated.
+    the `1 - alpha` quantile of the permuted `max |T|` if `critical_value` gives it, else that of
+    Bonferroni, `t(1 - alpha / (2 * n_tests); df)`, which asks for more where experts correlate.
 
     An effect d on an expert that had usage u brings noise of its own: shares vary about in
     proportion to their mean (the quasi-Poisson variance of McCullagh and Nelder 1989, Generalized
@@ -94,7 +94,7 @@ def detectable_effects(
         layer_indices: Number in the model of each layer.
         usage: Of each expert without the effect, above 0, such as that of organic prompts.
         n_tests: Effects tested together; all that are given where None, 1 for a single expert.
-        critical_value: Quantile of max |T| on the scale of `effect / standard_error`.
+        critical_value: Quantile of `max |T|` on the scale of `effect / standard_error`.
         alpha: Level of the family.
         power: Asked power.
 

@@ -14,7 +14,7 @@ from interp.analyses.usage import check_layers, check_routing, received_by_promp
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRelevance:
-    """ESFT's two scores of how relevant experts are to a task. See docs/measures.md."""
+    """ESFT's two scores of how relevant experts are to a task. See docs/relevance.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""

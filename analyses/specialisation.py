@@ -13,7 +13,7 @@ from interp.analyses.usage import slots_by_prompt
 
 @dataclass(frozen=True, kw_only=True)
 class DomainSpecialisation:
-    """Share of each domain's tokens that each expert serves. See docs/measures.md."""
+    """Share of each domain's tokens that each expert serves. See docs/specialisation.md."""
 
     domains: tuple[str, ...]
     """Domains that have tokens, in alphabetical order."""
@@ -44,7 +44,7 @@ class DomainSpecialisation:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularySpecialisation:
-    """How far a token id decides the expert, by layer. See docs/measures.md."""
+    """How far a token id decides the expert, by layer. See docs/vocabulary.md."""
 
     layer_indices: tuple[int, ...]
     """Numbers of the layers in the model."""
