@@ -4,10 +4,13 @@
     python benchmarks/causal_calibration.py null-0 --runs 20 --limit 106
 
 A study draws the items of `matched` with replacement and takes their routing from one capture of
-the organism, their damage from its committed table (`interp/organisms/<kind>/truth-<n>.npz`), and
-that of a set as the sum of its members'. What is counted is the causal step alone: interaction
-above 0, above 95 % of 100 matched sets, and above every placebo contrast. A verdict asks for the
-steps before it as well, so a false `causal` is rarer than the table says. `null-<n>` is the table
+the organism and their damage from its committed table (`interp/organisms/<kind>/truth-<n>.npz`).
+The damage of a set is chosen against the rule: the sum of its members' where none of them matters;
+for `planted`, whose experts do together about what one of them does alone, that of the planted
+member that hurts most on average, beside the sum of all others. What is counted is the causal step
+alone: interaction above 0, above 95 % of 100 matched sets, and above every placebo contrast. A
+verdict asks for the steps before it as well, so a false `causal` is rarer than the table says.
+`null-<n>` is the table
 of `planted-<n>` with conditions drawn by lot for each item. Seeds: `[n of the organism, number]`.
 """
 
@@ -15,6 +18,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -76,11 +80,13 @@ def run(name: str, number: int, folder: Path, limit: int | None) -> dict[str, ob
     if kind == "null":
         study = with_labels_by_lot(study, rng)
     single = table.damage[:, :, place[row]].astype(float)
+    planted = {(int(layer), int(expert)) for layer, expert in table.planted}
+    spared = planted if kind == "planted" else set()
     # Placebo contrasts can only take a causal verdict back, so they wait for one.
     for with_placebos in (False, True):
         pipeline = run_pipeline(
             study,
-            lambda sets: additive_damage(single, sets, layer_indices=study.layer_indices),
+            lambda sets: set_damage(single, sets, spared, layer_indices=study.layer_indices),
             outcome="content",
             intervention="reroute",
             settings=PipelineSettings(seed=number, with_placebos=with_placebos),
@@ -89,7 +95,6 @@ def run(name: str, number: int, folder: Path, limit: int | None) -> dict[str, ob
         if not all(step.holds for step in steps[:2]):
             break
     found = set(pipeline.test.main.experts)
-    planted = {(int(layer), int(expert)) for layer, expert in table.planted}
     return {
         "organism": name,
         "run": number,
@@ -99,6 +104,23 @@ def run(name: str, number: int, folder: Path, limit: int | None) -> dict[str, ob
         "recall": len(found & planted) / max(len(planted), 1),
         "false_discoveries": len(found - planted) / max(len(found), 1),
     }
+
+
+def set_damage(
+    single: np.ndarray,
+    sets: Sequence[Sequence[tuple[int, int]]],
+    spared: Collection[tuple[int, int]],
+    *,
+    layer_indices: tuple[int, ...],
+) -> np.ndarray:
+    """Damage of each set on each prompt; of its members among `spared` only the worst counts."""
+    mean = single.mean(axis=-1)
+    kept = []
+    for members in sets:
+        inside = [each for each in members if each in spared]
+        inside.sort(key=lambda each: mean[layer_indices.index(each[0]), each[1]])
+        kept.append([each for each in members if each not in inside[:-1]])
+    return additive_damage(single, kept, layer_indices=layer_indices)
 
 
 def with_labels_by_lot(study: Subjects, rng: np.random.Generator) -> Subjects:

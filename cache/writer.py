@@ -108,7 +108,7 @@ class StoreWriter:
         self._vocab_bytes = sum(map(len, self._vocab)) + 8 * len(self._vocab)
         self._parts: list[PartEntry] = []
         self._kinds: frozenset[str] | None = None
-        self._lock = FileLock(self.path / LOCK_NAME, timeout=0)
+        self._lock = FileLock(self.path / LOCK_NAME, timeout=0, thread_local=False)
         self._file: MemoryFile | None = None
         self._builder: PartBuilder | None = None
         self._sizes = self._no_rows()

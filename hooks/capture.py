@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -10,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from interp.cache.background import BackgroundWriter
 from interp.cache.errors import InputError
 from interp.cache.records import RESID_SITES, Layout, Prompt, PromptActivations
 from interp.cache.writer import StoreWriter
@@ -23,6 +25,8 @@ from interp.hooks.self_check import self_check
 from interp.hooks.settings import CaptureSettings
 from interp.hooks.tap import RoutingTap, chosen_blocks
 
+SLOW_DISK = 0.2
+"""Share of the time; where more is spent waiting for the disk, the bar says so."""
 CHECKED_TOKENS = 1024
 """A prompt that is longer than this is not passed through the model again and again to check it."""
 
@@ -118,15 +122,21 @@ def write_captured(
         if writer.is_complete:
             return False
         rest = captured(loaded, rendered, settings=settings, start=writer.n_prompts)
-        with tqdm(
-            total=len(rendered),
-            initial=writer.n_prompts,
-            desc="capture",
-            unit="prompt",
-            disable=not progress,
-        ) as bar:
+        with (
+            tqdm(
+                total=len(rendered),
+                initial=writer.n_prompts,
+                desc="capture",
+                unit="prompt",
+                disable=not progress,
+            ) as bar,
+            BackgroundWriter(writer) as background,
+        ):
+            begin = time.perf_counter()
             for each in rest:
-                writer.add(each)
+                background.add(each)
+                if background.waited_s > SLOW_DISK * (time.perf_counter() - begin):
+                    bar.set_postfix_str("waiting for the disk", refresh=False)
                 bar.update()
     return True
 
