@@ -26,9 +26,10 @@ class Rule:
         for name in ("alpha", "min_power", "share_of_matched_sets"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected between 0 and 1")
-        if not self.margin_in_even_shares > 0:
+        if not 0 < self.margin_in_even_shares < float("inf"):
             raise ValueError(
-                f"margin_in_even_shares is {self.margin_in_even_shares}, expected above 0"
+                f"margin_in_even_shares is {self.margin_in_even_shares}, expected above 0 and "
+                "finite"
             )
         if self.min_matched_sets < 1:
             raise ValueError(f"min_matched_sets is {self.min_matched_sets}, expected 1 or more")

@@ -6,11 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from interp.cache.errors import StorageError
+from interp.cache.errors import InputError, StorageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, a quota or a limit on files is full."""
 BLOCK_BYTES = 2**20
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before any work is done; make nothing.
+
+    Raises:
+        InputError: If it or what it lies in is a file, or may not be written to.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; give the name of a folder instead of {folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} may not be written to; give another folder instead of {folder}")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -62,10 +62,11 @@ def experiment(
         ("batch-tokens", batch_tokens, 1),
     ):
         check_number(name, value, least=least)
+    from interp.cache.durable import check_folder
     from interp.cache.reader import open_store
     from interp.experiment_settings import ExperimentSettings, PipelineSettings
-    from interp.experiments import run_experiment
-    from interp.organisms import load_model
+    from interp.experiments import folder_of, run_experiment
+    from interp.organisms import check_model, load_model
     from interp.prompts.loading import load_several
 
     settings = ExperimentSettings(
@@ -76,7 +77,10 @@ def experiment(
         batch_tokens=batch_tokens,
     )
     opened = open_store(store)
+    check_folder(folder_of(opened, out))
+    check_model(model, dtypes=(dtype, noise_dtype or dtype))
     asked = load_several(prompts) if prompts else []
+    check_subjects(opened, asked, model, outcome=outcome)
     if second_model is not None:
         asked = prompts_of(opened, asked)
         check_second(opened, asked, (model, second_model), outcome=outcome, dtype=dtype)
@@ -87,6 +91,7 @@ def experiment(
     )
     main = found.test.main
     facts: dict[str, Any] = {"n_found": len(main.experts), "notes": " ".join(main.notes)}
+    facts |= {"left_out": " ".join(found.left_out.values())}
     numbers = main.row() | {"largest_placebo": found.test.largest_placebo}
     shown = ("experts", "interaction", "interaction_low", "interaction_high", "n_matched")
     for name in (*shown, "share_below", "largest_placebo"):
@@ -112,6 +117,19 @@ def prompts_of(store: "Store", asked: Sequence["Prompt"]) -> list["Prompt"]:
             "suites and files that were captured"
         )
     return [given[each] for each in held]
+
+
+def check_subjects(
+    store: "Store", prompts: Sequence["Prompt"], model: str, *, outcome: str
+) -> None:
+    """Refuse a store of another model, and prompts without the answers that an outcome needs."""
+    from interp.compared import COMPARED, compared
+    from interp.experiment_second_checks import refuse_other_store
+    from interp.experiment_trials import answered_prompts
+
+    refuse_other_store(store, model)
+    names = compared(store, COMPARED).table["prompt_id"].tolist()
+    answered_prompts(names, prompts, outcome=outcome)
 
 
 def check_second(

@@ -3,9 +3,11 @@
 import io
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
@@ -44,10 +46,10 @@ class Ledger:
 
     def _read(self) -> None:
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as stored:
                 facts = json.loads(stored["facts"].tobytes())
                 self.outcome = dict(zip(stored["names"].tolist(), stored["outcome"], strict=True))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise InputError(
                 f"{self.path} cannot be read ({type(error).__name__}: {error}); remove it, and "
                 "what it held is run again"
@@ -99,21 +101,36 @@ class Ledger:
     def expect_same_model(self, usual: Float[np.ndarray, "prompts"], *, within: float) -> None:
         """Refuse to go on with another model than the one that this was measured with.
 
+        What is measured for the first time is saved, so that there is a file in any case.
+
         Args:
             usual: Outcome of every prompt without an intervention, measured now.
             within: Largest difference that rounding explains.
 
         Raises:
-            InputError: If the outcomes differ by more.
+            InputError: If the outcomes differ by more, or others of them are NaN, or all are.
         """
+        if np.isnan(usual).all():
+            raise InputError(
+                f"none of {len(usual)} prompts has an outcome without an intervention (all are "
+                "NaN), expected numbers; load the model in another dtype, such as float32"
+            )
         there = self.outcome.get(USUAL)
         if there is None:
             self.outcome[USUAL] = usual
+            self.save()
             return
-        most = float(np.nanmax(np.abs(there - usual))) if there.shape == usual.shape else np.inf
+        most = _largest_difference(there, usual)
         if most > within:
             raise InputError(
                 f"{self.path} holds outcomes that differ from those of this model by {most:.3g}, "
                 f"expected {within:g} at most: it was made with other weights; choose another "
                 "folder"
             )
+
+
+def _largest_difference(there: Float[np.ndarray, "before"], now: Float[np.ndarray, "now"]) -> float:
+    """Largest difference of two outcomes; infinite where they are not NaN for the same prompts."""
+    if there.shape != now.shape or not np.array_equal(np.isnan(there), np.isnan(now)):
+        return float("inf")
+    return float(np.nanmax(np.abs(there - now), initial=0.0))

@@ -57,7 +57,7 @@ def refuse_second(
     from interp.hooks.capture import model_layout
     from interp.hooks.plan import skeleton
 
-    if _identity(first) == _identity(second):
+    if identity(first) == identity(second):
         raise InputError(
             f"the second model {second} has the weights of {first}, expected another model; name "
             "one, such as untrained-router-0"
@@ -84,11 +84,32 @@ def _render(prompts: Sequence[Prompt], tokenizer: Any, recorded: "CaptureSetting
         render_prompt(prompt, tokenizer, today=date.fromisoformat(recorded.today))
 
 
-def _identity(model: str) -> str:
-    """What tells a model from another before it is loaded."""
+def identity(model: str) -> str:
+    """What tells a model from another before it is loaded: a digest, else its name."""
     from interp.hooks.load import weights_digest
 
     if model in organisms.ORGANISMS and model != organisms.BASE:
         return model
     place = Path(organisms.model_path(model))
     return (weights_digest(place) or str(place.resolve())) if place.is_dir() else model
+
+
+def refuse_other_store(store: Store, model: str) -> None:
+    """Refuse a store of other weights where that can be told before the model is loaded.
+
+    It can be of organisms and directories; `interp.experiment_trials.refuse_other_model` is for
+    what was loaded.
+
+    Raises:
+        InputError: If the store says that it was captured with other weights.
+    """
+    captured = str(store.provenance.get("weights_sha256") or "")
+    is_stored = model in organisms.ORGANISMS or Path(model).is_dir()
+    if not captured or not is_stored:
+        return
+    known, of_store = identity(model), (captured, str(store.provenance.get("model", "")))
+    if known not in of_store and not Path(known).is_absolute():  # a directory without a digest
+        raise InputError(
+            f"{store.path.name} was captured with {of_store[1] or 'other weights'}, whose weights "
+            f"are not those of {model}; give the model of the store as --model"
+        )

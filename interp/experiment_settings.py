@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 from interp.cache.errors import InputError
 
+OUTCOMES = ("content", "answer", "option", "letter", "greedy", "own_answer")
+"""As in `interp.hooks.outcomes`, which needs torch."""
+INTERVENTIONS = ("reroute", "zero", "renormalise")
+"""As in `interp.hooks.interventions`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSettings:
@@ -43,12 +48,16 @@ class PipelineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSettings:
-    """What is measured, how experts are taken out, and the rule by which they are found."""
+    """What is measured, how experts are taken out, and the rule by which they are found.
+
+    Raises:
+        InputError: If there is no such outcome or intervention, or a number is out of range.
+    """
 
     outcome: str = "content"
-    """One of `interp.hooks.outcomes.OUTCOMES`."""
+    """One of `OUTCOMES`; see docs/experiments.md."""
     intervention: str = "reroute"
-    """One of `interp.hooks.interventions.KNOCKOUTS`."""
+    """One of `INTERVENTIONS`; see docs/interventions.md."""
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     """How experts are found and compared."""
     n_curves: int = 10
@@ -69,6 +78,10 @@ class ExperimentSettings:
     hub name or a directory. `run_experiment` is of one model, and does not look at it."""
 
     def __post_init__(self) -> None:
+        for name, known in (("outcome", OUTCOMES), ("intervention", INTERVENTIONS)):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise InputError(f"{name} is {found!r}, expected one of {', '.join(known)}")
         for name in ("batch_tokens", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")

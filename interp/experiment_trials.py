@@ -35,13 +35,13 @@ class Trials:
     Args:
         model: In evaluation mode.
         measure: What is measured.
-        intervention: Name of the knockout.
+        intervention: Name of the knockout, one of `interp.experiment_settings.INTERVENTIONS`.
         path: File of the ledger.
         facts: What the ledger is of.
         progress: Show bars on stderr.
 
     Raises:
-        InputError: If there is no such knockout, or the ledger is of something else.
+        InputError: If the ledger is of something else.
         ModelError: If the model ignores the knockout.
     """
 
@@ -58,10 +58,6 @@ class Trials:
         from interp.hooks.interventions import KNOCKOUTS
         from interp.hooks.knockout_check import refuse_ignored
 
-        if intervention not in KNOCKOUTS:
-            raise InputError(
-                f"intervention is {intervention!r}, expected one of {', '.join(KNOCKOUTS)}"
-            )
         self.intervention = intervention
         self.ledger = Ledger(path, facts)
         self._model, self._measure, self._progress = model, measure, progress
@@ -118,12 +114,13 @@ def measure_of(
     """The outcome of every prompt of the subjects, ready to be measured.
 
     Raises:
-        InputError: If the outcome needs the prompts themselves, and one was not given.
+        InputError: As `answered_prompts`.
     """
     from interp.hooks.measures import measure_prompts, measure_texts
-    from interp.hooks.outcome_texts import check_outcome, texts_of_store
+    from interp.hooks.outcome_texts import texts_of_store
 
-    check_outcome((), settings.outcome)
+    names = subjects.prompts["prompt_id"].tolist()
+    asked = answered_prompts(names, prompts, outcome=settings.outcome)
     if settings.outcome == "content":
         return measure_texts(
             loaded.model,
@@ -132,22 +129,44 @@ def measure_of(
             n_prompts=len(subjects.prompts),
             batch_tokens=settings.batch_tokens,
         )
-    given = {prompt.prompt_id: prompt for prompt in prompts}
-    missing = [each for each in subjects.prompts["prompt_id"] if each not in given]
-    if missing:
-        raise InputError(
-            f"outcome is {settings.outcome!r}, which needs the prompts with their answers, and "
-            f"{len(missing)} of {len(subjects.prompts)} prompts of the store, such as "
-            f"{missing[0]}, were not given; give the suite that was captured"
-        )
     return measure_prompts(
         loaded.model,
         loaded.tokenizer,
-        [given[each] for each in subjects.prompts["prompt_id"]],
+        asked,
         outcome=settings.outcome,
         batch_tokens=settings.batch_tokens,
         max_new_tokens=settings.max_new_tokens,
     )
+
+
+def answered_prompts(
+    names: Sequence[str], prompts: Sequence[Prompt], *, outcome: str
+) -> list[Prompt]:
+    """The prompts of these names, in their order, with what the outcome needs; nothing is run.
+
+    Args:
+        names: `prompt_id` of those of a store that are compared.
+        prompts: Among which they are looked for.
+        outcome: `content` needs none of them, and has an empty list.
+
+    Raises:
+        InputError: If one was not given, or has no answer though it is asked for.
+    """
+    from interp.hooks.outcome_texts import check_outcome
+
+    if outcome == "content":
+        return []
+    given = {prompt.prompt_id: prompt for prompt in prompts}
+    missing = [each for each in names if each not in given]
+    if missing:
+        raise InputError(
+            f"outcome is {outcome!r}, which needs the prompts with their answers, and "
+            f"{len(missing)} of {len(names)} prompts of the store, such as {missing[0]}, were not "
+            "given; give the suite that was captured"
+        )
+    chosen = [given[each] for each in names]
+    check_outcome(chosen, outcome)
+    return chosen
 
 
 def refuse_other_model(store: Store, loaded: "LoadedModel") -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from interp.analyses.causal_test import CausalTest
 from interp.analyses.dose_response import DoseResponse, Sufficiency
-from interp.cache.durable import write_whole
+from interp.cache.durable import check_folder, write_whole
 from interp.cache.reader import Store
 from interp.cache.records import Prompt
 from interp.experiment_checks import behaviour_table, noise_table, some_items
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
     from interp.hooks.measures import Measure
 
+LEFT_OUT = ("experiment_notes", "experiment_sufficiency")
+"""Keys of `Experiment.left_out`; as those of `interp.results.Results.absent`."""
 FOLDER = "experiments"
 """Beside the parts of a store."""
 BESIDE = 1_000_003
@@ -67,6 +69,12 @@ class Experiment:
     """The JSON file of all tables; the outcomes lie beside it."""
     run: dict[str, Any]
     """Model, store, settings, and the file that holds every outcome."""
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """What was not done or not known, a sentence for each of `LEFT_OUT` that there is."""
+        said = (" ".join(self.test.notes), str(self.run["left_out"]))
+        return {name: each for name, each in zip(LEFT_OUT, said, strict=True) if each}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name; those without a row are empty."""
@@ -104,7 +112,7 @@ def run_experiment(
     """Find experts that benchmark prompts use and need more, take them out, and compare.
 
     Every outcome goes to a file in `folder`, and the same call again goes on where an earlier one
-    was stopped. The tables go beside it as JSON.
+    was stopped. The tables go beside it as JSON, under a name of their own for other settings.
 
     Args:
         store: Captured with this model; with log-probabilities and norms if possible.
@@ -117,14 +125,14 @@ def run_experiment(
 
     Raises:
         InputError: If the store is of other weights or has nothing to compare, prompts or answers
-            are missing, or the folder holds results of something else.
+            are missing, or the folder cannot be written to or holds results of something else.
         ModelError: If the model ignores the knockout.
     """
     settings = settings or ExperimentSettings()
     refuse_other_model(store, loaded)
+    where = folder_of(store, folder)
+    check_folder(where)
     subjects = Subjects.of_store(store)
-    where = Path(store.path if folder is None else folder)
-    where = where / FOLDER if folder is None else where
     measure = measure_of(store, subjects, loaded, prompts, settings)
     facts = run_facts(store, loaded, measure, settings)
     stem = f"{settings.outcome}-{settings.intervention}-{_digest(facts)[:12]}"
@@ -151,6 +159,7 @@ def run_experiment(
     model, other = loaded.model, None if other_dtype is None else other_dtype.model
     beside = beside_tables(store, subjects, model, measure, trials, pipeline, settings, other=other)
     settled = json.loads(json.dumps(asdict(settings)))
+    del settled["second_model"]  # of the study, see ExperimentSettings
     experiment = Experiment(
         test=pipeline.test,
         pipeline=pipeline,
@@ -158,11 +167,16 @@ def run_experiment(
         sufficiency=sufficiency,
         beside=beside,
         prompts=prompt_table(subjects, pipeline, trials),
-        path=where / f"{stem}.json",
+        path=where / f"{stem}-{_digest(settled)[:8]}.json",
         run=facts | {"left_out": why_not, "settings": settled, "outcomes": trials.ledger.path.name},
     )
     write_experiment(experiment, experiment.path)
     return experiment
+
+
+def folder_of(store: Store, folder: str | Path | None) -> Path:
+    """Where the results of an experiment go."""
+    return Path(store.path) / FOLDER if folder is None else Path(folder)
 
 
 def beside_tables(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from interp.cache.errors import InputError
 from interp.cache.manifest import MANIFEST_NAME, canonical_json, read_unfinished
 from interp.cache.reader import Store, open_store
-from interp.study_config import StudyConfig
+from interp.compared import COMPARED
+from interp.study_config import StudyConfig, made
 
 if TYPE_CHECKING:
     from interp.hooks.load import LoadedModel
@@ -70,13 +71,39 @@ def captured(settings: StudyConfig, out: Path, *, progress: bool) -> Store:
 
 
 def capture_settings(settings: StudyConfig) -> "CaptureSettings":
-    """What the study records of each prompt."""
-    from interp.hooks.settings import CaptureSettings
+    """What the study records of each prompt.
 
-    try:
-        return CaptureSettings(**_tuples(settings.capture))
-    except TypeError as error:
-        raise InputError(f"[capture] of the study cannot be used: {error}") from error
+    Unless named, log-probabilities are kept of prompts that are not answered, and norms of expert
+    outputs where experts are taken out: the tests of experts adjust for the former, and matched
+    sets and super experts are found by the latter.
+
+    Raises:
+        InputError: If a setting is not known, of another type, or refused.
+    """
+    from interp.hooks.settings import DEFAULT_SITES, CaptureSettings
+
+    given = {name: each for name, each in settings.capture.items() if each is not None}
+    norms = () if settings.experiments is None else ("expert_output_norms",)
+    unless_named = {
+        "logprobs": given.get("generation") is None,
+        "sites": (*DEFAULT_SITES, *norms),
+    }
+    where = "[capture] of the study cannot be used"
+    return made(where, "", unless_named | given, CaptureSettings)
+
+
+def refuse_outcome(settings: StudyConfig) -> None:
+    """Refuse an outcome that the prompts of the study cannot have, before anything is captured.
+
+    Raises:
+        InputError: Naming the first prompt that lacks an answer.
+    """
+    if settings.experiments is None:
+        return
+    from interp.hooks.outcome_texts import check_outcome
+
+    asked = [each for each in study_prompts(settings) if each.condition in COMPARED]
+    check_outcome(asked, settings.experiments.outcome)
 
 
 def study_prompts(settings: StudyConfig) -> Any:
@@ -96,10 +123,6 @@ def study_model(settings: StudyConfig) -> "LoadedModel":
     from interp.organisms import load_model
 
     return load_model(settings.model, dtype=settings.dtype)
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from interp import study
 from interp.analyses.evidence import CausalEvidence
-from interp.cache.errors import InputError
+from interp.cache.durable import check_folder
 from interp.cache.manifest import canonical_json
 from interp.cache.reader import Store
 from interp.cache.versions import installed_versions
@@ -19,6 +19,7 @@ from interp.study_capture import (
     captured,
     changes,
     plain,
+    refuse_outcome,
     registered,
     study_model,
     study_prompts,
@@ -56,16 +57,13 @@ def run_study(
         progress: Show bars on stderr.
 
     Raises:
-        InputError: If the configuration, the model or the prompts cannot be used, or another
-            study's store is in the folder.
+        InputError: If the configuration, the model, the prompts or the folder cannot be used, or
+            another study's store is in it.
     """
     path = Path(config)
     settings = read_study_config(path)
     folder = Path(out) if out is not None else path.with_suffix(".study")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the name of a folder for the study")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / "study.toml")
+    check_folder(folder)
     run = StudyRun(
         store=folder / "study.moe",
         results=folder / "results.json",
@@ -73,10 +71,13 @@ def run_study(
         verdict={},
         changed=(),
     )
+    refuse_outcome(settings)
     refuse_second_model(settings, run.results)
     store = captured(settings, run.store, progress=progress)
+    keep_config(path, folder / "study.toml")
     changed = changes(store.provenance.get("registered", {}), registered(settings))
-    results = analysed(store, settings, run.results, changed=changed, progress=progress)
+    results = analysed(store, settings, run.results, progress=progress)
+    results = with_changes(results, store, changed, run.results)
     if settings.experiments is not None and results.verdict:
         results = experimented(store, settings, results, run.results, progress=progress)
         results = with_second_model(store, settings, results, run.results, progress=progress)
@@ -84,9 +85,29 @@ def run_study(
     return replace(run, verdict=results.verdict, changed=changed)
 
 
-def analysed(
-    store: Store, settings: StudyConfig, out: Path, *, changed: tuple[str, ...], progress: bool
-) -> Results:
+def keep_config(path: Path, copy: Path) -> None:
+    """A copy of the configuration in the folder of the study, unless it is that already."""
+    if not (copy.exists() and copy.samefile(path)):
+        shutil.copyfile(path, copy)
+
+
+def with_changes(results: Results, store: Store, changed: tuple[str, ...], out: Path) -> Results:
+    """The results with every changed setting among the caveats, also where tables were read.
+
+    Args:
+        results: Computed now, or read.
+        store: Of the study; what limits it stands before the changes.
+        changed: From `interp.study_capture.changes`.
+        out: File of the results, which is written anew if its caveats are other ones.
+    """
+    caveats = [*store.provenance.get("caveats", []), *changed]
+    if results.run["caveats"] != caveats:
+        results = replace(results, run=results.run | {"caveats": caveats})
+        write_results(results, out)
+    return results
+
+
+def analysed(store: Store, settings: StudyConfig, out: Path, *, progress: bool) -> Results:
     """The tables of the study, read where these settings have made them already."""
     made_of = {
         "store_sha256": store.sha256,
@@ -109,8 +130,7 @@ def analysed(
         targets=settings.analysis.targets,
         progress=progress,
     )
-    caveats = [*results.run["caveats"], *changed]
-    results = replace(results, run=results.run | {"made_of_sha256": digest, "caveats": caveats})
+    results = replace(results, run=results.run | {"made_of_sha256": digest})
     write_results(results, out)
     write_directions_beside(out, store)
     return results
@@ -123,7 +143,7 @@ def experimented(
 
     What the experiments ran is in the folder of the store; only what is missing there is run.
     """
-    from interp.experiments import run_experiment
+    from interp.experiments import LEFT_OUT, run_experiment
 
     digest = _digest_without_second(settings)
     if results.run.get("experiments_of_sha256") == digest:
@@ -139,8 +159,16 @@ def experimented(
     causal: CausalEvidence = found.test.evidence()
     verdict = verdict_of(results, rule=settings.rule, causal=causal)
     run = results.run | {"experiments_of_sha256": digest, "experiments": str(found.path.name)}
+    run |= {"experiments_left_out": list(found.left_out.values())}
+    absent = {name: each for name, each in results.absent.items() if name not in LEFT_OUT}
     tables: dict[str, Any] = dict(found.of_results())
-    results = replace(results, verdict=verdict_facts(verdict), run=run, **tables)
+    results = replace(
+        results,
+        verdict=verdict_facts(verdict),
+        run=run,
+        absent=absent | found.left_out,
+        **tables,
+    )
     write_results(results, out)
     return results
 

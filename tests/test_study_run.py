@@ -68,7 +68,7 @@ def test_a_second_model_that_cannot_be_used_is_refused_before_any_capture(tmp_pa
 
     with pytest.raises(InputError, match="has the weights of toy, expected another model"):
         run_study(tmp_path / "study.toml")
-    assert [each.name for each in (tmp_path / "study.study").iterdir()] == ["study.toml"]
+    assert not (tmp_path / "study.study").exists()
 
 
 def test_results_made_before_there_were_second_models_are_read(tmp_path: Path) -> None:
@@ -134,6 +134,7 @@ def test_a_study_runs_to_its_verdict_goes_on_and_shows_a_later_change(
     assert done.verdict["sentence"] in done.report.read_text(encoding="utf-8")
     rule = open_store(done.store).provenance["registered"]["rule"]
     assert rule["alpha"] == 0.05
+    assert open_store(done.store).layout.expert_output_norms  # for matched sets, unless named
     written = json.loads(done.results.read_text())
     assert written["verdict"]["rung"] == "insufficient"
     assert written["experiments"][0]["contrast"] == "benchmark - organic"
@@ -145,12 +146,25 @@ def test_a_study_runs_to_its_verdict_goes_on_and_shows_a_later_change(
         patch.setattr("interp.organisms.load_model", None)
         assert run_study(config, progress=False).results.read_bytes() == before
 
+    config.write_text(STUDY.replace("n_matched = 3", "n_matched = 3\ninteraction_margin = 0.5"))
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.study.analyze", None)  # no table but those of the experiments
+        other = run_study(config, progress=False)
+    sentence = "experiments.pipeline.interaction_margin was 0.01 when the study was registered"
+    (caveat,) = read_results(other.results).run["caveats"]
+    assert sentence in caveat
+    assert sentence in other.report.read_text(encoding="utf-8")
+    assert len(list((other.results.parent / "experiments").glob("*.json"))) == 2
+
     config.write_text(STUDY + "\n[rule]\nalpha = 0.2\n")
     changed = run_study(config, progress=False)
-    assert ["rule.alpha was 0.05" in each for each in changed.changed] == [True]
+    names = [each.split(" was 0.05 ")[0] for each in changed.changed]
+    assert sorted(names) == ["experiments.pipeline.alpha", "rule.alpha"]
     assert "rule.alpha was 0.05" in changed.report.read_text(encoding="utf-8")
     assert open_store(changed.store).provenance["registered"]["rule"] == rule
-    assert read_study_config(changed.report.parent / "study.toml").rule.alpha == 0.2
+    kept = changed.report.parent / "study.toml"
+    assert read_study_config(kept).rule.alpha == 0.2
+    assert run_study(kept, kept.parent, progress=False).changed == changed.changed
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ The copies are the toy with some of its weights changed so that the answer of a 
 docs/organisms.md says what each was made for and how far it came out so.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +84,8 @@ def model_path(name_or_path: str | Path) -> str | Path:
     """Where `from_pretrained` finds config and tokenizer: an organism's directory, or as given.
 
     Raises:
-        InputError: If the name is that of a kind of organism with a seed that it lacks.
+        InputError: If the name is that of a kind of organism with a seed that it lacks, or it has
+            no slash, and is neither an organism, nor there, nor in the cache of the hub.
     """
     if name_or_path in ORGANISMS:
         return path(str(name_or_path))
@@ -91,6 +94,13 @@ def model_path(name_or_path: str | Path) -> str | Path:
         raise InputError(
             f"there is no organism {name_or_path}; {kind} has the seeds "
             f"{', '.join(str(each) for each in SEEDS)}"
+        )
+    if not (isinstance(name_or_path, Path) or "/" in name_or_path or _is_there(name_or_path)):
+        near = get_close_matches(name_or_path, ORGANISMS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(
+            f"{name_or_path} is no organism ({', '.join(ORGANISMS)}), and no directory; {hint}Give "
+            "one of these, or a hub name with its owner, such as openai/gpt-oss-20b"
         )
     return name_or_path
 
@@ -107,6 +117,30 @@ def checkpoint_path(name_or_path: str | Path) -> str | Path:
             "it from layer by layer; capture it with the engine memory"
         )
     return model_path(name_or_path)
+
+
+def _is_there(name: str) -> bool:
+    """Whether a name without a slash is on this machine; hubs have few such, and slow answers."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no name that a hub could have
+        return False
+
+
+def check_model(name_or_path: str | Path, *, dtypes: Sequence[str] = ("auto",)) -> None:
+    """Refuse a model that cannot be there, and dtypes that are none, before anything is loaded.
+
+    Raises:
+        InputError: As `model_path`, or if there is no such directory or dtype.
+    """
+    from interp.hooks.load import check_names
+
+    for dtype in dtypes:
+        check_names(str(model_path(name_or_path)), dtype)
 
 
 def load(name: str) -> tuple[Any, Any]:
