@@ -163,6 +163,7 @@ def only_first(interaction: Interaction) -> Interaction:
             )
             for name, each in interaction.by_cluster.items()
         },
+        least_p=interaction.least_p,
         n_items=interaction.n_items,
         n_paired=interaction.n_paired,
     )

@@ -144,7 +144,7 @@ def test_the_test_half_alone_decides_the_interaction() -> None:
 
 @pytest.mark.slow
 def test_selection_on_noise_does_not_show_in_the_test_half() -> None:
-    """With no margins against luck: candidates at alpha 0.9 chosen by noise have no interaction left."""
+    """Without margins against luck, candidates that noise chose at alpha 0.9 come to nothing."""
     values = []
     for seed in range(24):
         subjects = subjects_of(seed=seed, n_items=36)

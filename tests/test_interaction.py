@@ -1,5 +1,8 @@
 """Interaction of condition and intervention, and the sets of experts that it is taken of."""
 
+from collections.abc import Iterable
+from itertools import combinations, permutations, product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -97,6 +100,70 @@ def test_an_expert_that_no_prompt_uses_is_not_significant() -> None:
 
     assert found.value.tolist() == [0.0]
     assert found.p_greater().tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("n_items", "lost"), [(6, 1.0), (20, 1.0), (2000, 1.0), (20, -1.0), (9, 0.0)]
+)
+def test_an_answer_that_every_benchmark_prompt_loses_has_the_p_of_a_sign_test(
+    n_items: int, lost: float
+) -> None:
+    _, benchmark, item = paired(n_items)
+    damage = np.where(benchmark, lost, 0.0)[None]
+
+    found = interaction_of_damage(damage, benchmark=benchmark, item=item)
+
+    exact = stats.binomtest(n_items, n_items, alternative="greater").pvalue
+    expected = {1.0: exact, 0.0: 0.5, -1.0: 1.0}[lost]
+    np.testing.assert_allclose(found.p_greater(), [expected], rtol=1e-12)
+    np.testing.assert_allclose(found.p_greater(margin=lost), [0.5])
+
+
+def test_clusters_that_agree_have_the_p_of_all_ways_to_deal_out_conditions() -> None:
+    """Four items alone, three with both conditions; by template, three a side."""
+    item = np.array([0, 1, 2, 3, 4, 4, 5, 5, 6, 6])
+    benchmark = np.array([1, 1, 0, 0, 1, 0, 1, 0, 1, 0], dtype=bool)
+    template = np.where(benchmark, np.arange(10) % 3, 10 + np.arange(10) % 3)
+    damage = benchmark[None].astype(float)
+
+    def reached(relabelled: Iterable[np.ndarray]) -> float:
+        """Share of labellings with an effect as large, among those that keep clusters whole."""
+        effects = [
+            damage[0, label].mean() - damage[0, ~label].mean()
+            for label in relabelled
+            if 0 < label.sum() < len(label)
+        ]
+        return float(np.mean(np.array(effects) >= 1.0))
+
+    of_items = []
+    for alone in permutations(benchmark[:4]):
+        for swapped in product([False, True], repeat=3):
+            pairs = [np.array([True, False]) ^ each for each in swapped]
+            of_items.append(np.concatenate([np.array(alone), *pairs]))
+    names = np.unique(template)
+    of_templates = [np.isin(template, each) for each in combinations(names, 3)]
+
+    for cluster, labels in ((item, of_items), (template, of_templates)):
+        found = interaction_of_damage(
+            damage, benchmark=benchmark, item=item, clusters={"one": cluster}
+        )
+        np.testing.assert_allclose(found.p_greater(0.01), [reached(labels)], rtol=1e-12)
+    both = interaction_of_damage(
+        damage, benchmark=benchmark, item=item, clusters={"item": item, "template": template}
+    )
+    np.testing.assert_allclose(both.p_greater(), [1 / 20])
+
+
+def test_an_all_or_nothing_expert_is_found() -> None:
+    _, benchmark, item = paired(20)
+    damage = np.stack([np.where(benchmark, 1.0, 0.0), np.zeros(40)])
+    own = interaction_of_damage(damage, benchmark=benchmark, item=item)
+
+    found = needed_more(
+        [(0, 3), (0, 4)], own, usage_effect=np.ones(2), usage_q=np.zeros(2), margin=0.01
+    )
+
+    assert found.experts == ((0, 3),)
 
 
 @given(st.integers(0, 1000), st.floats(-5, 5))
