@@ -55,7 +55,11 @@ class CausalEvidence:
     share_below: float
     """Share of them with a smaller interaction, 0 to 1."""
     largest_placebo: float
-    """Largest interaction of all placebo contrasts, nats per token; NaN if there was none."""
+    """Largest interaction of all placebo contrasts, nats per token; NaN if none was run."""
+    n_placebos: int
+    """Placebo contrasts that the suite has."""
+    n_placebos_run: int
+    """Of them, those with enough prompts to find experts in one half and test them in the other."""
 
 
 @dataclass(frozen=True, kw_only=True)

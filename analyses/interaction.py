@@ -165,7 +165,7 @@ def least_p_value(
     ]
     n_both = int((has[0] & has[1]).sum())
     n_benchmark, n_organic = (int(each.sum()) - n_both for each in has)
-    return 1 / (2**n_both * comb(n_benchmark + n_organic, n_benchmark))
+    return float(1 / (2**n_both * comb(n_benchmark + n_organic, n_benchmark)))
 
 
 def _items(

@@ -54,7 +54,7 @@ def interventions(results: Results) -> go.Figure:
     names = [
         f"found set<br>({found.n_found:.0f} experts)",
         f"{len(matched)} matched<br>random sets",
-        *(_label(str(contrast)) for contrast in placebos["contrast"]),
+        *map(_label, placebos["contrast"].astype(str), placebos["interaction"].notna()),
     ]
     figure = go.Figure([*_strip(matched), *_placebos(placebos), _found(main)])
     lay_out(
@@ -74,9 +74,9 @@ def unit_of(outcome: object) -> str:
     return UNITS.get(str(outcome), "unit of the outcome")
 
 
-def _label(contrast: str) -> str:
+def _label(contrast: str, is_run: bool) -> str:
     """A contrast on two lines if it is long, its sides joined by a minus."""
-    name = plain(contrast)
+    name = plain(contrast) + ("" if is_run else " (not run)")
     if len(name) <= WIDEST_LABEL:
         return name.replace(" - ", f" {MINUS} ")
     return name.replace(" - ", f"<br>{MINUS} ")
@@ -197,7 +197,11 @@ def _summary(found: pd.Series, matched: pd.DataFrame, placebos: pd.DataFrame) ->
     if not found.n_found:
         return "The experiment found no expert, so nothing was taken out."
     below = f"{100 * found.share_below:.0f} % of {len(matched)} matched random sets"
-    largest = f"; the largest placebo contrast reaches {placebos['interaction'].max():.4f}"
+    run = placebos["interaction"].dropna()
+    largest = "; no placebo contrast could be run"
+    if len(run):
+        few = f" ({len(run)} of {len(placebos)} could be run)" * (len(run) < len(placebos))
+        largest = f"; the largest placebo contrast{few} reaches {run.max():.4f}"
     return (
         f"Taking out the {found.n_found:.0f} found experts has an interaction of "
         f"{found.interaction:.4f} {unit_of(found.outcome)} (95 % interval "

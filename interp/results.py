@@ -158,7 +158,8 @@ class Results:
     """Rows: layer. Margin (nats) between the last chosen expert and the first left out."""
     experiments: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: contrast, the main one first. Interaction of its found set, in the unit of the outcome,
-    beside matched sets and placebos."""
+    beside matched sets and placebos; missing where too few prompts let it be run. Beside it
+    `interaction_of_main_set`, of the main found set under that contrast, which is no placebo."""
     experiment_candidates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: layer, expert: those used more under benchmark. Own knockout in the discovery half."""
     experiment_matched: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -14,7 +14,9 @@ def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
     """How the found set does beside matched sets and placebos."""
     row = contrasts.iloc[0]
     if not row["n_found"]:
-        return [f"No expert was found, so none was taken out. {row['notes']}"]
+        is_run = bool(pd.notna(row["interaction"]))
+        said = "No expert was found, so none was taken out" if is_run else "No expert was searched"
+        return [f"{said}. {row['notes']}"]
     said = (
         f"The interaction of the {counted(row['n_found'], 'found expert')} "
         f"({row['intervention']}), what taking them out costs benchmark prompts beyond what it "
@@ -24,11 +26,32 @@ def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
     if row["n_matched"]:
         share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
         said += f"; {share} have a smaller one"
-    placebos = contrasts[contrasts["role"] == "placebo"]
-    if len(placebos):
-        largest = placebos["interaction"].max()
-        said += f"; the largest of {counted(len(placebos), 'placebo')} is {largest:+.3g}"
-    return [f"{said}."]
+    return [f"{said}{_placebos(contrasts[contrasts['role'] == 'placebo'])}.", *_own(contrasts)]
+
+
+def _placebos(placebos: pd.DataFrame) -> str:
+    """What the largest is, of those that had prompts enough to be run."""
+    run = placebos["interaction"].dropna()
+    if run.empty:
+        few = counted(len(placebos), "placebo")
+        return f"; of {few} none has enough prompts to be run" if len(placebos) else ""
+    of = counted(len(run), "placebo")
+    if len(run) < len(placebos):
+        of += f" that could be run, of {len(placebos)},"
+    return f"; the largest of {of} is {run.max():+.3g}"
+
+
+def _own(contrasts: pd.DataFrame) -> list[str]:
+    """Where else the found set matters most, which is no placebo."""
+    placebos = contrasts[contrasts["role"] == "placebo"].dropna(subset="interaction_of_main_set")
+    if placebos.empty:
+        return []
+    most = placebos.sort_values("interaction_of_main_set").iloc[-1]
+    return [
+        "Under the placebo contrasts the found set itself has an interaction of at most "
+        f"{most['interaction_of_main_set']:+.3g} ({most['contrast']}). That says whom else "
+        "these experts serve and is no placebo, since nothing was searched for that contrast."
+    ]
 
 
 def second_sentences(table: pd.DataFrame) -> list[str]:

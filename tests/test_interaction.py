@@ -16,9 +16,11 @@ from interp.analyses.dose_response import (
     dose_response_of_damage,
     nested_sets,
 )
+from interp.analyses.evidence import CausalEvidence, Rule
 from interp.analyses.found_experts import needed_more, used_more
 from interp.analyses.interaction import damage_per_slot, interaction_of_damage
 from interp.analyses.jackknife import Jackknife
+from interp.analyses.ladder import causal_steps
 from interp.analyses.matched_sets import draw_matched_sets, expert_names
 from interp.analyses.super_experts import flag_super_experts, largest_norms
 
@@ -447,7 +449,7 @@ def contrast(name: str, value: float, *, matched: tuple[float, ...] = ()) -> Con
     )
 
 
-def nothing_found(name: str) -> ContrastTest:
+def nothing_found(name: str, *, is_run: bool = True) -> ContrastTest:
     return ContrastTest(
         name=name,
         experts=(),
@@ -455,6 +457,7 @@ def nothing_found(name: str) -> ContrastTest:
         usage_slots=(float("nan"), float("nan")),
         matched=np.zeros(0),
         matched_sets=None,
+        is_run=is_run,
     )
 
 
@@ -479,6 +482,33 @@ def test_causal_test_hands_the_ladder_its_numbers() -> None:
     assert frame["role"].tolist() == ["main", "placebo", "placebo"]
     np.testing.assert_allclose(frame["damage_per_slot_first"][0], frame["damage_first"][0] / 0.5)
     assert frame["interaction"][2] == 0.0
+
+
+def test_a_placebo_that_was_not_run_is_no_placebo_that_found_nothing() -> None:
+    def evidence(*placebos: ContrastTest) -> tuple[CausalTest, CausalEvidence]:
+        test = CausalTest(
+            outcome="content",
+            intervention="reroute",
+            main=contrast("main", 0.4, matched=(0.1,)),
+            placebos=placebos,
+            found_under_placebos=np.zeros(len(placebos)),
+            notes=(),
+        )
+        return test, test.evidence()
+
+    not_run, loses = nothing_found("few", is_run=False), contrast("less", -0.2)
+    mixed, found = evidence(not_run, loses, not_run)
+    assert (found.n_placebos, found.n_placebos_run) == (3, 1)
+    np.testing.assert_allclose(found.largest_placebo, -0.2, atol=0.02)
+    assert mixed.to_frame()["interaction"].isna().tolist() == [False, True, False, True]
+    assert evidence(not_run, nothing_found("none"))[1].largest_placebo == 0.0
+    _, none = evidence(not_run, not_run)
+    assert np.isnan(none.largest_placebo)
+    last = causal_steps(none, Rule())[-1]
+    assert (last.holds, last.found) == (
+        False,
+        "no placebo contrast was run: all 2 have too few prompts",
+    )
 
 
 def test_without_placebos_the_largest_is_missing() -> None:

@@ -17,6 +17,8 @@ CAUSAL = CausalEvidence(
     n_matched_sets=100,
     share_below=1.0,
     largest_placebo=0.05,
+    n_placebos=10,
+    n_placebos_run=10,
 )
 STRONG = Evidence(
     n_sources=(1, 1),
@@ -67,6 +69,8 @@ def test_everything_that_holds_is_causal() -> None:
         ({"causal": replace(CAUSAL, share_below=0.94)}, "associational"),
         ({"causal": replace(CAUSAL, largest_placebo=0.3)}, "associational"),
         ({"causal": replace(CAUSAL, largest_placebo=float("nan"))}, "associational"),
+        ({"causal": replace(CAUSAL, n_placebos_run=4)}, "causal"),
+        ({"causal": replace(CAUSAL, n_placebos_run=0)}, "associational"),
         ({"causal": replace(CAUSAL, n_found=0)}, "associational"),
     ],
 )
@@ -80,6 +84,19 @@ def test_the_sentence_names_what_stood_in_the_way() -> None:
 
     assert "0 expert(s) confirmed on unseen sources" in undecided.sentence
     assert "0.3000 nats per token (95 % interval -0.1000 to 0.4000)" in stopped.sentence
+
+
+def test_the_answer_says_how_many_placebos_were_run() -> None:
+    def last(**changes: object) -> str:
+        causal = replace(CAUSAL, **changes)
+        return climb(replace(STRONG, causal=causal), n_experts=32).steps[-1].found
+
+    assert last().endswith("0.0500 of the largest of 10 placebo contrast(s)")
+    assert last(n_placebos_run=4).endswith("4 placebo contrast(s) that could be run, of 10")
+    assert last(n_placebos_run=0) == ("no placebo contrast was run: all 10 have too few prompts")
+    assert last(n_placebos_run=0, n_placebos=0) == "no placebo contrast was run"
+    assert last(n_found=0) == "no expert was found to take out"
+    assert "too few prompts to find" in last(n_found=0, interaction=float("nan"))
 
 
 def test_the_margin_is_half_of_an_even_share() -> None:
@@ -106,6 +123,7 @@ def expected_rung(e: Evidence) -> str:
         c = e.causal
         both = c is not None and c.n_found > 0 and c.low > 0 and c.n_matched_sets >= 100
         beyond = both and c.share_below >= 0.95 and c.interaction > c.largest_placebo
+        beyond = beyond and c.n_placebos_run > 0
         return "causal" if beyond else "associational"
     return "insufficient"
 
@@ -121,6 +139,8 @@ causal = st.builds(
     n_matched_sets=counts,
     share_below=shares,
     largest_placebo=shares,
+    n_placebos=counts,
+    n_placebos_run=counts,
 )
 
 

@@ -1,0 +1,73 @@
+"""What the report says of experiments, from tables written by hand."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.sentences_experiments import experiment_sentences
+
+MAIN: dict[str, Any] = {
+    "contrast": "benchmark - organic",
+    "role": "main",
+    "n_found": 2,
+    "interaction": 0.41,
+    "interaction_low": 0.3,
+    "interaction_high": 0.52,
+    "n_matched": 100,
+    "share_below": 0.97,
+    "interaction_of_main_set": 0.41,
+    "outcome": "content",
+    "intervention": "reroute",
+    "notes": "",
+}
+
+
+def contrasts(placebos: dict[str, float], *, under: float = np.nan, **main: Any) -> pd.DataFrame:
+    rows = [
+        {"contrast": name, "role": "placebo", "interaction": value}
+        | {"interaction_of_main_set": under + place}
+        for place, (name, value) in enumerate(placebos.items())
+    ]
+    return pd.DataFrame([MAIN | main, *[MAIN | row for row in rows]])
+
+
+@pytest.mark.parametrize(
+    ("placebos", "sentence"),
+    [
+        ({"a": 0.0, "b": 0.02}, "; the largest of 2 placebos is +0.02."),
+        (
+            {"a": np.nan, "b": -0.02},
+            "; the largest of 1 placebo that could be run, of 2, is -0.02.",
+        ),
+        ({"a": np.nan, "b": np.nan}, "; of 2 placebos none has enough prompts to be run."),
+        ({}, "; 97 % of 100 matched sets have a smaller one."),
+    ],
+)
+def test_placebos_that_were_not_run_are_not_counted_as_nothing(
+    placebos: dict[str, float], sentence: str
+) -> None:
+    (said,) = experiment_sentences(contrasts(placebos))
+
+    assert said.endswith(sentence)
+
+
+def test_an_experiment_that_could_not_be_made_is_not_one_that_found_nothing() -> None:
+    nothing = {"n_found": 0, "notes": "Why."}
+
+    assert experiment_sentences(contrasts({}, interaction=0.0, **nothing)) == [
+        "No expert was found, so none was taken out. Why."
+    ]
+    assert experiment_sentences(contrasts({}, interaction=np.nan, **nothing)) == [
+        "No expert was searched. Why."
+    ]
+
+
+def test_the_found_set_under_a_placebo_contrast_is_said_to_be_no_placebo() -> None:
+    _, said = experiment_sentences(
+        contrasts({"domain: a - b": 0.0, "domain: b - a": 0.0}, under=0.5)
+    )
+
+    assert "an interaction of at most +1.5 (domain: b - a)" in said
+    assert "is no placebo" in said
