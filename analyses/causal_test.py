@@ -111,6 +111,7 @@ class CausalTest:
         """The numbers that the rule of the ladder reads."""
         row = self.main.row()
         return CausalEvidence(
+            outcome=self.outcome,
             n_found=len(self.main.experts),
             interaction=self.main.value,
             low=float(str(row["interaction_low"])),

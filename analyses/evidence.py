@@ -38,14 +38,30 @@ class Rule:
         return self.margin_in_even_shares / n_experts
 
 
+RIGHT_ANSWERS = ("option", "letter", "greedy")
+"""Outcomes that are a share of right answers; all others are nats per token."""
+
+
+def unit_of_outcome(outcome: str) -> str:
+    """What a damage or an interaction of this outcome is in, to stand after a number.
+
+    Example:
+        >>> unit_of_outcome("content"), unit_of_outcome("letter")
+        ('nats per token', '(share of right answers)')
+    """
+    return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CausalEvidence:
     """What taking out the found experts did, beside everything it must be larger than."""
 
+    outcome: str
+    """What the damage is of, such as `content`; it decides the unit."""
     n_found: int
     """Experts that were found and taken out together."""
     interaction: float
-    """Damage to benchmark prompts less damage to organic ones, nats per token."""
+    """Damage to benchmark prompts less damage to organic ones, in the unit of the outcome."""
     low: float
     """Lower end of its 95 % interval, whole items as the unit."""
     high: float
@@ -55,7 +71,8 @@ class CausalEvidence:
     share_below: float
     """Share of them with a smaller interaction, 0 to 1."""
     largest_placebo: float
-    """Largest interaction of all placebo contrasts, nats per token; NaN if none was run."""
+    """Largest interaction of all placebo contrasts, in the unit of the outcome; NaN if none was
+    run."""
     n_placebos: int
     """Placebo contrasts that the suite has."""
     n_placebos_run: int

@@ -5,7 +5,7 @@ from math import isnan
 
 import pandas as pd
 
-from interp.analyses.evidence import CausalEvidence, Evidence, Rule
+from interp.analyses.evidence import CausalEvidence, Evidence, Rule, unit_of_outcome
 
 RUNGS = ("insufficient", "no_difference", "surface", "associational", "causal")
 """What a study may claim, least first."""
@@ -197,7 +197,7 @@ def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
     if causal is None or not causal.n_found:
         why = "no experiment was made" if causal is None else _nothing_found(causal)
         return (Step(rung="causal", asks="an experiment on found experts", found=why, holds=False),)
-    value = f"{causal.interaction:.4f} nats per token"
+    value = f"{causal.interaction:.4f} {unit_of_outcome(causal.outcome)}"
     share = f"{causal.share_below:.0%} of {causal.n_matched_sets} matched random sets"
     return (
         Step(

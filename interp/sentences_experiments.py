@@ -4,10 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from interp.analyses.evidence import unit_of_outcome
 from interp.sentences import counted
-
-RIGHT_ANSWERS = ("option", "letter", "greedy")
-"""Outcomes that are a share of right answers; all others are nats per token."""
 
 
 def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
@@ -20,8 +18,8 @@ def experiment_sentences(contrasts: pd.DataFrame) -> list[str]:
     said = (
         f"The interaction of the {counted(row['n_found'], 'found expert')} "
         f"({row['intervention']}), what taking them out costs benchmark prompts beyond what it "
-        f"costs organic ones, is {row['interaction']:+.3g} {unit(row['outcome'])}, 95 % interval "
-        f"{row['interaction_low']:+.3g} to {row['interaction_high']:+.3g}"
+        f"costs organic ones, is {row['interaction']:+.3g} {unit_of_outcome(row['outcome'])}, "
+        f"95 % interval {row['interaction_low']:+.3g} to {row['interaction_high']:+.3g}"
     )
     if row["n_matched"]:
         share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
@@ -75,16 +73,11 @@ def _found(row: Any) -> str:
     than = "larger" if row["difference"] > 0 else "smaller"
     apart = "" if _is_apart(row) else " That cannot be told from no difference."
     return (
-        f"{found}; the interaction is {abs(row['difference']):.3g} {unit(row['outcome'])} {than} "
-        f"in {first} ({_number(row, '')} against {_number(row, '_second')}; 95 % interval of the "
+        f"{found}; the interaction is {abs(row['difference']):.3g} "
+        f"{unit_of_outcome(row['outcome'])} {than} in {first} ({_number(row, '')} against {_number(row, '_second')}; 95 % interval of the "
         f"difference {row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
         f"p = {row['p_greater']:.2g}).{apart}"
     )
-
-
-def unit(outcome: str) -> str:
-    """What an interaction of this outcome is in."""
-    return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
 
 
 def _experts(count: float) -> str:

@@ -463,7 +463,7 @@ def nothing_found(name: str, *, is_run: bool = True) -> ContrastTest:
 
 def test_causal_test_hands_the_ladder_its_numbers() -> None:
     test = CausalTest(
-        outcome="content",
+        outcome="letter",
         intervention="reroute",
         main=contrast("main", 0.4, matched=(0.1, 0.2, 0.3, 0.9)),
         placebos=(contrast("placebo", 0.2), nothing_found("other")),
@@ -475,6 +475,7 @@ def test_causal_test_hands_the_ladder_its_numbers() -> None:
     frame = test.to_frame()
 
     assert evidence.share_below == 0.75
+    assert evidence.outcome == "letter"
     assert (evidence.n_found, evidence.n_matched_sets) == (1, 4)
     np.testing.assert_allclose(evidence.interaction, 0.4, atol=0.02)
     np.testing.assert_allclose(evidence.largest_placebo, 0.2, atol=0.02)

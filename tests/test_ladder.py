@@ -10,6 +10,7 @@ from interp.analyses.evidence import CausalEvidence, Evidence, Rule
 from interp.analyses.ladder import RUNGS, climb
 
 CAUSAL = CausalEvidence(
+    outcome="content",
     n_found=4,
     interaction=0.3,
     low=0.2,
@@ -86,6 +87,15 @@ def test_the_sentence_names_what_stood_in_the_way() -> None:
     assert "0.3000 nats per token (95 % interval -0.1000 to 0.4000)" in stopped.sentence
 
 
+@pytest.mark.parametrize("outcome", ["option", "letter", "greedy"])
+def test_an_interaction_of_right_answers_is_not_called_nats(outcome: str) -> None:
+    verdict = climb(replace(STRONG, causal=replace(CAUSAL, outcome=outcome)), n_experts=32)
+
+    said = [step.found for step in verdict.steps if step.rung == "causal"]
+    assert all("0.3000 (share of right answers)" in each for each in said)
+    assert "nats" not in "".join([*said, verdict.sentence])
+
+
 def test_the_answer_says_how_many_placebos_were_run() -> None:
     def last(**changes: object) -> str:
         causal = replace(CAUSAL, **changes)
@@ -132,6 +142,7 @@ shares = st.sampled_from([0.0, 0.001, 0.05, 0.5, 0.8, 0.95, 1.0, float("nan")])
 counts = st.sampled_from([0, 1, 2, 5, 100])
 causal = st.builds(
     CausalEvidence,
+    outcome=st.sampled_from(["content", "option"]),
     n_found=counts,
     interaction=shares,
     low=shares,
