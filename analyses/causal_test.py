@@ -117,6 +117,9 @@ class CausalTest:
             low=float(str(row["interaction_low"])),
             high=float(str(row["interaction_high"])),
             n_matched_sets=len(self.main.matched),
+            n_possible_sets=0
+            if self.main.matched_sets is None
+            else self.main.matched_sets.n_possible,
             share_below=self.main.share_below,
             largest_placebo=self.largest_placebo,
             n_placebos=len(self.placebos),

@@ -1,6 +1,7 @@
 """What a verdict goes by: the thresholds of the rule, and the numbers of a study."""
 
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Rule:
     min_power: float = 0.8
     """Power to find an effect of the margin that the median expert must have."""
     min_matched_sets: int = 100
-    """Random sets of experts that the found set must be compared with."""
+    """Random sets of experts that the found set must be compared with; all where fewer exist."""
     share_of_matched_sets: float = 0.95
     """Share of them whose interaction must lie below that of the found set."""
 
@@ -32,6 +33,15 @@ class Rule:
             )
         if self.min_matched_sets < 1:
             raise ValueError(f"min_matched_sets is {self.min_matched_sets}, expected 1 or more")
+
+    def needed_sets(self, n_possible: int) -> int:
+        """Matched sets that are asked for where so many different ones exist (ours).
+
+        All of them where these are fewer than `min_matched_sets`, and never fewer than let the
+        share be seen: 20 for 95 %, so that one may be larger.
+        """
+        least = ceil(round(1 / (1 - self.share_of_matched_sets), 9))
+        return max(min(self.min_matched_sets, n_possible), least)
 
     def margin(self, n_experts: int) -> float:
         """Largest effect that counts as none, as a share of routed slots."""
@@ -68,6 +78,8 @@ class CausalEvidence:
     """Upper end."""
     n_matched_sets: int
     """Matched random sets that were taken out in its place."""
+    n_possible_sets: int
+    """Different sets that there are to be drawn; 31 in the place of one expert of 32."""
     share_below: float
     """Share of them with a smaller interaction, 0 to 1."""
     largest_placebo: float

@@ -198,7 +198,6 @@ def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
         why = "no experiment was made" if causal is None else _nothing_found(causal)
         return (Step(rung="causal", asks="an experiment on found experts", found=why, holds=False),)
     value = f"{causal.interaction:.4f} {unit_of_outcome(causal.outcome)}"
-    share = f"{causal.share_below:.0%} of {causal.n_matched_sets} matched random sets"
     return (
         Step(
             rung="causal",
@@ -210,9 +209,9 @@ def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
         Step(
             rung="causal",
             asks=f"above {rule.share_of_matched_sets:.0%} of {rule.min_matched_sets} or more "
-            "matched random sets",
-            found=f"the interaction of {value} lies above that of {share}",
-            holds=causal.n_matched_sets >= rule.min_matched_sets
+            "matched random sets, or of all where fewer exist",
+            found=_against_sets(causal, rule, value),
+            holds=causal.n_matched_sets >= rule.needed_sets(causal.n_possible_sets)
             and causal.share_below >= rule.share_of_matched_sets,
         ),
         Step(
@@ -228,6 +227,17 @@ def _nothing_found(causal: CausalEvidence) -> str:
     if isnan(causal.interaction):
         return "there are too few prompts to find experts in one half and test them in the other"
     return "no expert was found to take out"
+
+
+def _against_sets(causal: CausalEvidence, rule: Rule, value: str) -> str:
+    n_sets, needed = causal.n_matched_sets, rule.needed_sets(causal.n_possible_sets)
+    if not n_sets:
+        return f"no matched random set was taken out, and {needed} are needed"
+    said = f"the interaction of {value} lies above that of {causal.share_below:.0%} of {n_sets} "
+    said += "matched random sets"
+    if n_sets < needed:
+        return f"{said}, and {needed} are needed"
+    return said + (", all that there are" if n_sets == causal.n_possible_sets else "")
 
 
 def _against_placebos(causal: CausalEvidence, value: str) -> str:

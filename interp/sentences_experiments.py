@@ -74,8 +74,9 @@ def _found(row: Any) -> str:
     apart = "" if _is_apart(row) else " That cannot be told from no difference."
     return (
         f"{found}; the interaction is {abs(row['difference']):.3g} "
-        f"{unit_of_outcome(row['outcome'])} {than} in {first} ({_number(row, '')} against {_number(row, '_second')}; 95 % interval of the "
-        f"difference {row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
+        f"{unit_of_outcome(row['outcome'])} {than} in {first} ({_number(row, '')} against "
+        f"{_number(row, '_second')}; 95 % interval of the difference "
+        f"{row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
         f"p = {row['p_greater']:.2g}).{apart}"
     )
 

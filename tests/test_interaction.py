@@ -16,6 +16,7 @@ from interp.analyses.dose_response import (
     dose_response_of_damage,
     nested_sets,
 )
+from interp.analyses.drawn_sets import whole_sets
 from interp.analyses.evidence import CausalEvidence, Rule
 from interp.analyses.found_experts import needed_more, used_more
 from interp.analyses.interaction import damage_per_slot, interaction_of_damage
@@ -319,6 +320,81 @@ def test_a_layer_with_too_few_others_says_so() -> None:
     assert (
         "3 different sets can be drawn in the place of 3:0 3:1, fewer than 100" in matched.notes[0]
     )
+
+
+def every_set(found: list[tuple[int, int]], n_experts: int) -> set[frozenset[tuple[int, int]]]:
+    """All sets of as many other experts in each layer, by trying every set of experts there is."""
+    layers = sorted(layer for layer, _ in found)
+    others = [
+        (layer, expert)
+        for layer in set(layers)
+        for expert in range(n_experts)
+        if (layer, expert) not in found
+    ]
+    return {
+        frozenset(each)
+        for each in combinations(others, len(found))
+        if sorted(layer for layer, _ in each) == layers
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "n_experts"),
+    [
+        ([(3, 4)], 32),
+        ([(3, 4), (3, 0)], 14),
+        ([(3, each) for each in range(8)], 17),
+        ([(3, 1), (5, 2), (3, 0)], 6),
+        ([(3, 0), (3, 1)], 3),
+    ],
+)
+def test_where_fewer_sets_exist_than_are_wanted_all_are_given(
+    found: list[tuple[int, int]], n_experts: int
+) -> None:
+    usage = np.random.default_rng(0).dirichlet(np.ones(n_experts), size=2)
+
+    matched = draw_matched_sets(
+        found, usage=usage, layer_indices=(3, 5), rng=np.random.default_rng(0)
+    )
+
+    expected = every_set(found, n_experts)
+    assert len(expected) < 100
+    assert {frozenset(each) for each in matched.sets} == expected
+    assert len(matched.sets) == matched.n_possible == len(expected)
+    assert all([at for at, _ in each] == [at for at, _ in found] for each in matched.sets)
+
+
+def test_most_of_a_layer_has_matched_sets_too() -> None:
+    """Fourteen experts drawn one after the other from eighteen are hardly ever different."""
+    found = [(0, each) for each in range(14)]
+    usage = np.random.default_rng(0).dirichlet(np.ones(32), size=1)
+
+    matched = draw_matched_sets(
+        found, usage=usage, layer_indices=[0], rng=np.random.default_rng(0), n_sets=10
+    )
+
+    assert matched.n_possible == 3060  # 18! / (14! 4!)
+    assert len({frozenset(each) for each in matched.sets}) == 10
+    assert all(len(set(each)) == 14 and not set(each) & set(found) for each in matched.sets)
+
+
+def test_a_layer_without_others_leaves_no_set_however_many_another_layer_has() -> None:
+    found = [*((0, each) for each in range(64)), *((1, each) for each in range(20))]
+
+    matched = draw_matched_sets(
+        found, usage=np.full((2, 64), 1 / 64), layer_indices=[0, 1], rng=np.random.default_rng(0)
+    )
+
+    assert (matched.sets, matched.n_possible) == ((), 0)
+
+
+def test_experts_of_a_whole_set_stand_where_they_are_near() -> None:
+    near = [np.array([3, 2, 5]), np.array([2, 3, 5]), np.array([9, 8])]
+
+    sets = whole_sets(near, np.array([0, 0, 1]), np.random.default_rng(0), 100, n_possible=3 * 2)
+
+    pairs = [(3, 2), (3, 5), (5, 2)]  # least sums of places in the two orders above
+    assert sorted(sets) == sorted((*pair, one) for pair in pairs for one in (8, 9))
 
 
 def test_experts_that_are_used_far_more_than_all_others_are_named() -> None:
