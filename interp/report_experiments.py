@@ -7,7 +7,11 @@ import pandas as pd
 from interp.report_html import numbers_table, section
 from interp.results import Results
 from interp.sentences import absent_sentences
-from interp.sentences_experiments import experiment_sentences, second_sentences
+from interp.sentences_experiments import (
+    experiment_sentences,
+    second_sentences,
+    slope_sentences,
+)
 
 PANEL = "experiment"
 """How the keys of `Results.absent` begin."""
@@ -17,6 +21,7 @@ HEADINGS = {
     "experiment_candidates": "Candidates: used more under benchmark",
     "experiment_matched": "Matched random sets",
     "experiment_dose": "Does more do more?",
+    "experiment_slope": "By how much, for each further expert?",
     "experiment_sufficiency": "Does the set suffice?",
     "experiment_patches": "Does the route alone matter?",
     "experiment_steering": "Does the direction matter?",
@@ -40,5 +45,9 @@ def experiment_section(results: Results) -> str:
 
 
 def _sentences(name: str, table: pd.DataFrame) -> list[str]:
-    told = {"experiments": experiment_sentences, "experiment_second_model": second_sentences}
+    told = {
+        "experiments": experiment_sentences,
+        "experiment_slope": slope_sentences,
+        "experiment_second_model": second_sentences,
+    }
     return told[name](table) if name in told else []

@@ -76,6 +76,7 @@ EXPERIMENT_TABLES = (
     "experiment_candidates",
     "experiment_matched",
     "experiment_dose",
+    "experiment_slope",
     "experiment_sufficiency",
     "experiment_patches",
     "experiment_steering",
@@ -93,7 +94,7 @@ TABLES = (
     *MEASURES,
     *EXPERIMENT_TABLES,
 )
-OPTIONAL_TABLES = ("experiment_second_model",)
+OPTIONAL_TABLES = ("experiment_slope", "experiment_second_model")
 """Of them, those that a file of results may lack; they are empty then."""
 
 
@@ -166,6 +167,8 @@ class Results:
     """Rows: experts, one matched random set each, with its interaction."""
     experiment_dose: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: size of the set that is taken out."""
+    experiment_slope: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row: what each further expert adds to the interaction, with its interval."""
     experiment_sufficiency: pd.DataFrame = field(default_factory=pd.DataFrame)
     """One row: the found set alone in its layers."""
     experiment_patches: pd.DataFrame = field(default_factory=pd.DataFrame)

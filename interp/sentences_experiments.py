@@ -52,6 +52,23 @@ def _own(contrasts: pd.DataFrame) -> list[str]:
     ]
 
 
+def slope_sentences(table: pd.DataFrame) -> list[str]:
+    """What each further expert adds, and how many matched sets gain less."""
+    row = table.iloc[0]
+    if pd.isna(row["slope"]):
+        return ["One size of the found set was taken out, so there is no slope."]
+    said = (
+        f"Over {row['n_sizes']:.0f} sizes, each further expert that is taken out adds "
+        f"{row['slope']:+.3g} {unit_of_outcome(row['outcome'])} to the interaction, 95 % interval "
+        f"{row['slope_low']:+.3g} to {row['slope_high']:+.3g} (one-sided "
+        f"p = {row['p_greater']:.2g})"
+    )
+    if row["n_matched"]:
+        share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
+        said += f"; {share} gain less with each expert"
+    return [f"{said}."]
+
+
 def second_sentences(table: pd.DataFrame) -> list[str]:
     """Where the same procedure on a second model comes out, and the difference."""
     return [

@@ -39,7 +39,8 @@ from interp.hooks.interventions import replay_routing
 from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.settings import CaptureSettings
 from interp.report import with_numbers
-from interp.results import EXPERIMENT_TABLES, OPTIONAL_TABLES, read_results, write_results
+from interp.report_experiments import experiment_section
+from interp.results import EXPERIMENT_TABLES, read_results, write_results
 from tests.store_samples import expect_valid
 from tests.synthetic_study import synthetic_results
 from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
@@ -426,6 +427,17 @@ def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:
     gone = [(at, e) for at in (0, 1) for e in range(16) if (at, e) not in kept]
     left = sum(single[layer, expert] for layer, expert in gone)
     np.testing.assert_allclose(alone.interaction.damage_benchmark[0], left[first].mean())
+    taken_out = additive(single)
+
+    def counted(sets):
+        seen.append([set(each) for each in sets])
+        return taken_out(sets)
+
+    seen: list[list[set[tuple[int, int]]]] = []
+    curves(subjects, counted, pipeline, 5)
+    controls = seen[-1][1:]
+    assert len({frozenset(each) for each in controls}) == len(controls) == 5
+    assert all(set(main.experts) <= each for each in controls)
     assert alone.share_worse == 1.0
     assert why_not == ""
     assert dose.matched.shape == (5, 3)
@@ -571,7 +583,11 @@ def test_tables_go_into_the_results_of_a_study_and_its_report(
         held = getattr(again, name)
         assert len(held) == len(table)
         assert list(held) == list(table)
-    assert set(done.of_results()) == set(EXPERIMENT_TABLES) - set(OPTIONAL_TABLES)
+    assert set(done.of_results()) == set(EXPERIMENT_TABLES) - {"experiment_second_model"}
+    assert again.experiment_slope["outcome"].tolist() == ["content"]
+    page = experiment_section(again)
+    assert "each further expert that is taken out adds" in page
+    assert '<th class="number">slope_low</th>' in page
     assert again.experiments["experts"][0] == done.test.main.row()["experts"]
     np.testing.assert_allclose(again.experiments["interaction"][0], done.test.main.value)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import combinations, permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from interp.analyses.dose_response import (
     difference_between_models,
     dose_response_of_damage,
     nested_sets,
+    reductions_of_matched,
 )
 from interp.analyses.drawn_sets import whole_sets
 from interp.analyses.evidence import CausalEvidence, Rule
@@ -475,6 +477,30 @@ def test_what_is_left_has_the_set_and_enough_experts_for_a_token() -> None:
     assert stay == ((7, 1),)
 
 
+def test_a_matched_set_is_left_without_the_found_experts() -> None:
+    usage = np.array([[0.3, 0.25, 0.1, 0.1, 0.08, 0.07, 0.05, 0.05]])
+
+    out, stay = all_but([(0, 4)], usage=usage, layer_indices=[0], top_k=3, never=[(0, 0), (0, 1)])
+
+    assert stay == ((0, 2), (0, 3))
+    assert out == ((0, 0), (0, 1), (0, 5), (0, 6), (0, 7))
+
+
+def test_reductions_are_different_and_leave_enough_experts_and_no_found_one() -> None:
+    """What is left of each, written out: the set, and the most used that were not found."""
+    usage = np.array([[0.3, 0.25, 0.1, 0.1, 0.08, 0.07, 0.05, 0.05]])
+    found = [(0, 0), (0, 1)]
+    matched = [((0, 2), (0, 3)), ((0, 2), (0, 4)), ((0, 3), (0, 4)), ((0, 7), (0, 6))]
+    given: dict[str, Any] = {"usage": usage, "layer_indices": [0]}
+
+    three = reductions_of_matched(matched, found, **given, top_k=3, most=10)
+
+    left = [set(range(8)) - {expert for _, expert in out} for out in three]
+    assert left == [{2, 3, 4}, {7, 6, 2}]
+    assert len(reductions_of_matched(matched, found, **given, top_k=2, most=3)) == 3
+    assert reductions_of_matched(matched, found, **given, top_k=7, most=10) == ()
+
+
 def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
     damage, benchmark, item = paired(10, sets=4)
     sizes = [1, 2, 4, 7]
@@ -485,9 +511,31 @@ def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
 
     slopes = np.array([np.polyfit(sizes, each, 1)[0] for each in damage.T])
     expected = stats.ttest_rel(slopes[benchmark], slopes[~benchmark], alternative="greater")
-    np.testing.assert_allclose(found.slope.p_greater()[0], expected.pvalue, rtol=1e-9)
+    row = found.slope_frame().iloc[0]
+    interval = stats.ttest_rel(slopes[benchmark], slopes[~benchmark]).confidence_interval(0.95)
+    np.testing.assert_allclose(row["slope"], (slopes[benchmark] - slopes[~benchmark]).mean())
+    np.testing.assert_allclose([row["slope_low"], row["slope_high"]], interval, rtol=1e-9)
+    np.testing.assert_allclose(row["p_greater"], expected.pvalue, rtol=1e-9)
+    assert (row["n_sizes"], row["n_matched"], row["n_items"]) == (4, 0, 10)
+    assert np.isnan(row["share_below"])
     assert found.to_frame()["size"].tolist() == sizes
     assert found.to_frame()["matched_low"].isna().all()
+
+
+def test_slopes_of_matched_sets_are_lines_through_their_interactions() -> None:
+    damage, benchmark, item = paired(10, sets=3)
+    sizes, matched = [1, 3, 4], np.random.default_rng(7).normal(size=(9, 3))
+
+    row = (
+        dose_response_of_damage(sizes, damage, matched=matched, benchmark=benchmark, item=item)
+        .slope_frame()
+        .iloc[0]
+    )
+
+    slopes = [stats.linregress(sizes, each).slope for each in matched]
+    assert row["share_below"] == np.mean([each < row["slope"] for each in slopes])
+    low, high = np.percentile(slopes, [5, 95])
+    np.testing.assert_allclose([row["matched_low"], row["matched_high"]], [low, high])
 
 
 def test_one_size_has_no_slope() -> None:
@@ -497,7 +545,11 @@ def test_one_size_has_no_slope() -> None:
         [3], damage, matched=np.ones((5, 1)), benchmark=benchmark, item=item
     )
 
-    assert found.slope.value.tolist() == [0.0]
+    row = found.slope_frame().iloc[0]
+    missing = ["slope", "slope_low", "slope_high", "p_greater", "share_below", "matched_high"]
+    assert found.slope is None
+    assert row[missing].isna().all()
+    assert (row["n_sizes"], row["n_matched"]) == (1, 5)
     assert found.to_frame()["matched_high"].tolist() == [1.0]
 
 
