@@ -176,7 +176,8 @@ class Results:
     experiment_steering: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: site, layer, method, sign. Steering beside random directions of equal norm."""
     experiment_behaviour: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Rows: shift, shuffled. Rank correlation over items with the change of the outcome."""
+    """Rows: shift, shuffled. Rank correlation over items with the change of the outcome; that of
+    `within domains` is of ranks less the mean of their domain."""
     experiment_noise: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: variation. What runs differ by that should not."""
     experiment_second_model: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -468,6 +468,36 @@ def test_behaviour_is_spearmans_rho_over_paired_items() -> None:
     assert set(table["shift"]) == {"bits", "towards_found"}
 
 
+def test_behaviour_within_domains_is_of_ranks_less_their_domains_mean() -> None:
+    """Domains differ in shift and outcome alike; within each, nothing does."""
+    whole = subjects_of(n_items=36)
+    domain = np.repeat(np.arange(36) % 3, 2)
+    benchmark = (whole.prompts["condition"] == "benchmark").to_numpy()
+    subjects = replace(whole, prompts=whole.prompts.assign(domain=domain.astype(str)))
+    shares = subjects.slots[:, 0, 3] / subjects.slots[:, 0].sum(axis=1)
+    noise = 0.01 * np.random.default_rng(0).normal(size=72)
+    by_domain = [np.mean((shares[benchmark] - shares[~benchmark])[at::3]) for at in range(3)]
+    outcome = np.where(benchmark, np.argsort(np.argsort(by_domain))[domain], 0.0) + noise
+
+    table = behaviour_table(
+        subjects, outcome, experts=[(0, 3)], rng=np.random.default_rng(0), n_permutations=50
+    ).set_index(["shift", "shuffled"])
+
+    order = np.argsort(whole.prompts["item_id"].to_numpy(dtype=str)[benchmark], kind="stable")
+    ranks = pd.DataFrame(
+        {
+            "shift": (shares[benchmark] - shares[~benchmark])[order],
+            "change": (outcome[benchmark] - outcome[~benchmark])[order],
+        }
+    ).rank()
+    centred = ranks - ranks.groupby(domain[benchmark][order]).transform("mean")
+    within = table.loc[("towards_found", "within domains")]
+    np.testing.assert_allclose(within["rho"], centred.corr().iloc[0, 1])
+    over_items = table.loc[("towards_found", "items"), "rho"]
+    np.testing.assert_allclose(over_items, ranks.corr().iloc[0, 1])
+    assert abs(within["rho"] - over_items) > 0.05
+
+
 def test_pairs_are_of_the_first_wording_not_of_its_sham() -> None:
     subjects = subjects_of(n_items=4)
     variant = subjects.prompts["variant"].to_numpy(dtype=object)
