@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from einops import reduce
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Integer, Shaped
 from scipy import stats
 
 from interp.analyses.estimates import jensen_shannon_bits
@@ -17,7 +17,7 @@ class RankCorrelation:
     """Spearman's correlation over items. See docs/experiments.md."""
 
     rho: float
-    """-1 to 1; NaN where one of the two does not vary."""
+    """-1 to 1; NaN where one of the two does not vary. Within clusters where these were given."""
     low: float
     """Lower end of the 95 % interval, by the jackknife over clusters of Fisher's z."""
     high: float
@@ -46,8 +46,11 @@ def rank_correlation(
 
     Spearman 1904 (doi:10.2307/1412159): the correlation of ranks, ties sharing theirs. Interval:
     Fisher's `z = atanh(rho)` with each cluster left out, `(G - 1) / G sum_g (z_g - mean z)^2`, t
-    with G - 1 degrees of freedom. p: changes are shuffled over items (within clusters where these
-    are given, so that what differs between clusters alone predicts nothing).
+    with G - 1 degrees of freedom. p: changes are shuffled over items.
+
+    Where clusters are given, rho is the partial correlation of the ranks given the cluster: each
+    rank less the mean of its cluster; and changes are shuffled within clusters. So what differs
+    between clusters alone predicts nothing.
 
     How it fools you: a long or rare wording shifts routing and lowers log-probabilities alike.
     That is prediction, no cause; routing patches ask for the cause.
@@ -67,11 +70,13 @@ def rank_correlation(
             f"there are {len(shift)} items with {int((~np.isfinite(shift + change)).sum())} not "
             "finite, expected 4 or more, all finite"
         )
-    ranks = np.stack([stats.rankdata(shift), stats.rankdata(change)])
-    rho = _correlation(ranks[0], ranks[1])
-    group = np.arange(len(shift)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
-    low, high = _interval(shift, change, group)
-    blocks = np.zeros(len(shift), dtype=int) if cluster is None else group
+    pairs, group = np.stack([shift, change]), np.arange(len(shift))
+    blocks = np.zeros_like(group)
+    if cluster is not None:
+        blocks = group = np.unique(cluster, return_inverse=True)[1]
+    ranks = _ranks(pairs, blocks)
+    rho = _correlation(ranks)
+    low, high = _interval(pairs, group, blocks)
     null = _null(ranks, blocks, rng, n_permutations)
     reached = int((np.abs(null) >= abs(rho) - 1e-12).sum())
     return RankCorrelation(
@@ -110,16 +115,26 @@ def shift_towards(
     return np.asarray(of_set[first] - of_set[second])
 
 
-def _correlation(a: Float[np.ndarray, "items"], b: Float[np.ndarray, "items"]) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float(a @ b) / scale if scale > 0 else float("nan")
+def _ranks(
+    pairs: Float[np.ndarray, "two items"], blocks: Integer[np.ndarray, "items"]
+) -> Float[np.ndarray, "two items"]:
+    """Ranks of each row over all items, less the mean of their block."""
+    ranks = stats.rankdata(pairs, axis=1)
+    _, block = np.unique(blocks, return_inverse=True)
+    sums = np.stack([np.bincount(block, each) for each in ranks])
+    # Twice a rank is a whole number, so that items alone in their block come to exactly 0.
+    return np.asarray(ranks - (sums / np.bincount(block))[:, block])
+
+
+def _correlation(ranks: Float[np.ndarray, "two items"]) -> float:
+    scale = float(np.sqrt((ranks**2).sum(axis=1).prod()))
+    return float(ranks[0] @ ranks[1]) / scale if scale > 0 else float("nan")
 
 
 def _interval(
-    shift: Float[np.ndarray, "items"],
-    change: Float[np.ndarray, "items"],
-    group: Shaped[np.ndarray, "items"],
+    pairs: Float[np.ndarray, "two items"],
+    group: Integer[np.ndarray, "items"],
+    blocks: Integer[np.ndarray, "items"],
 ) -> tuple[float, float]:
     names = np.unique(group)
     if len(names) < 3:
@@ -127,9 +142,9 @@ def _interval(
     z = []
     for name in names:
         kept = group != name
-        ranks = stats.rankdata(shift[kept]), stats.rankdata(change[kept])
-        z.append(np.arctanh(np.clip(_correlation(*ranks), -1 + 1e-9, 1 - 1e-9)))
-    rho = _correlation(stats.rankdata(shift), stats.rankdata(change))
+        rho = _correlation(_ranks(pairs[:, kept], blocks[kept]))
+        z.append(np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9)))
+    rho = _correlation(_ranks(pairs, blocks))
     centre = np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9))
     n = len(names)
     error = np.sqrt((n - 1) / n * np.sum((np.array(z) - np.mean(z)) ** 2))
@@ -139,16 +154,15 @@ def _interval(
 
 def _null(
     ranks: Float[np.ndarray, "two items"],
-    blocks: Shaped[np.ndarray, "items"],
+    blocks: Integer[np.ndarray, "items"],
     rng: np.random.Generator,
     n_permutations: int,
 ) -> Float[np.ndarray, "permutations"]:
-    """Correlation with the second ranks shuffled within blocks."""
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    scale = float(np.sqrt((centred**2).sum(axis=1).prod()))
+    """Correlation with the second ranks shuffled within blocks, whose means are 0."""
+    scale = float(np.sqrt((ranks**2).sum(axis=1).prod()))
     null = np.zeros(n_permutations)
     for name in np.unique(blocks):
         member = np.flatnonzero(blocks == name)
-        shuffled = rng.permuted(np.tile(centred[1, member], (n_permutations, 1)), axis=1)
-        null += shuffled @ centred[0, member]
+        shuffled = rng.permuted(np.tile(ranks[1, member], (n_permutations, 1)), axis=1)
+        null += shuffled @ ranks[0, member]
     return null / (scale or np.nan)

@@ -36,11 +36,18 @@ class ContrastTest:
     """The sets."""
     notes: tuple[str, ...] = ()
     """What could not be done and what must not be trusted, one sentence each."""
+    is_run: bool = True
+    """Whether experts were searched; not where the prompts could not be split into halves."""
 
     @property
     def value(self) -> float:
-        """The interaction; 0 if nothing was found, since then nothing is taken out."""
-        return 0.0 if self.interaction is None else float(self.interaction.value[0])
+        """The interaction; 0 if nothing was found, since then nothing is taken out; NaN if not run.
+
+        A contrast in which nobody searched has shown nothing, not even that nothing is there.
+        """
+        if self.interaction is None:
+            return 0.0 if self.is_run else float("nan")
+        return float(self.interaction.value[0])
 
     @property
     def share_below(self) -> float:
@@ -89,26 +96,34 @@ class CausalTest:
     """The same pipeline on contrasts that are not of interest."""
     found_under_placebos: Float[np.ndarray, "placebos"]
     """Interaction of the main contrast's found set under each placebo contrast, in the test half;
-    NaN if nothing was found. What it does to them beside what it does to its own."""
+    NaN if nothing was found. It describes the set and is no placebo: nothing was searched for this
+    contrast, and experts that benchmark prompts need may well be needed in one domain more than in
+    another. The rule does not read it."""
     notes: tuple[str, ...]
     """What was left out, one sentence each."""
 
     @property
     def largest_placebo(self) -> float:
-        """Largest interaction of the placebos; 0 where they found nothing, NaN without any."""
-        return max((each.value for each in self.placebos), default=float("nan"))
+        """Largest interaction of the placebos; 0 where they found nothing, NaN if none was run."""
+        return max((each.value for each in self.placebos if each.is_run), default=float("nan"))
 
     def evidence(self) -> CausalEvidence:
         """The numbers that the rule of the ladder reads."""
         row = self.main.row()
         return CausalEvidence(
+            outcome=self.outcome,
             n_found=len(self.main.experts),
             interaction=self.main.value,
             low=float(str(row["interaction_low"])),
             high=float(str(row["interaction_high"])),
             n_matched_sets=len(self.main.matched),
+            n_possible_sets=0
+            if self.main.matched_sets is None
+            else self.main.matched_sets.n_possible,
             share_below=self.main.share_below,
             largest_placebo=self.largest_placebo,
+            n_placebos=len(self.placebos),
+            n_placebos_run=sum(each.is_run for each in self.placebos),
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What a verdict goes by: the thresholds of the rule, and the numbers of a study."""
 
 from dataclasses import dataclass
+from math import ceil
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Rule:
     min_power: float = 0.8
     """Power to find an effect of the margin that the median expert must have."""
     min_matched_sets: int = 100
-    """Random sets of experts that the found set must be compared with."""
+    """Random sets of experts that the found set must be compared with; all where fewer exist."""
     share_of_matched_sets: float = 0.95
     """Share of them whose interaction must lie below that of the found set."""
 
@@ -34,29 +35,61 @@ class Rule:
         if self.min_matched_sets < 1:
             raise ValueError(f"min_matched_sets is {self.min_matched_sets}, expected 1 or more")
 
+    def needed_sets(self, n_possible: int) -> int:
+        """Matched sets that are asked for where so many different ones exist (ours).
+
+        All of them where these are fewer than `min_matched_sets`, and never fewer than let the
+        share be seen: 20 for 95 %, so that one may be larger.
+        """
+        least = ceil(round(1 / (1 - self.share_of_matched_sets), 9))
+        return max(min(self.min_matched_sets, n_possible), least)
+
     def margin(self, n_experts: int) -> float:
         """Largest effect that counts as none, as a share of routed slots."""
         return self.margin_in_even_shares / n_experts
+
+
+RIGHT_ANSWERS = ("option", "letter", "greedy")
+"""Outcomes that are a share of right answers; all others are nats per token."""
+
+
+def unit_of_outcome(outcome: str) -> str:
+    """What a damage or an interaction of this outcome is in, to stand after a number.
+
+    Example:
+        >>> unit_of_outcome("content"), unit_of_outcome("letter")
+        ('nats per token', '(share of right answers)')
+    """
+    return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CausalEvidence:
     """What taking out the found experts did, beside everything it must be larger than."""
 
+    outcome: str
+    """What the damage is of, such as `content`; it decides the unit."""
     n_found: int
     """Experts that were found and taken out together."""
     interaction: float
-    """Damage to benchmark prompts less damage to organic ones, nats per token."""
+    """Damage to benchmark prompts less damage to organic ones, in the unit of the outcome."""
     low: float
     """Lower end of its 95 % interval, whole items as the unit."""
     high: float
     """Upper end."""
     n_matched_sets: int
     """Matched random sets that were taken out in its place."""
+    n_possible_sets: int
+    """Different sets that there are to be drawn; 31 in the place of one expert of 32."""
     share_below: float
     """Share of them with a smaller interaction, 0 to 1."""
     largest_placebo: float
-    """Largest interaction of all placebo contrasts, nats per token; NaN if there was none."""
+    """Largest interaction of all placebo contrasts, in the unit of the outcome; NaN if none was
+    run."""
+    n_placebos: int
+    """Placebo contrasts that the suite has."""
+    n_placebos_run: int
+    """Of them, those with enough prompts to find experts in one half and test them in the other."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ prompt under each intervention. What differs is only which interventions there a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from interp.analyses.jackknife import Jackknife, cluster_jackknife
 
 LEVEL = 0.95
 """Level of the intervals in tables."""
+ROUNDING = 1e-12
+"""An effect this near to a margin is the margin; so near do clusters that are alike come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Interaction:
     """Likewise of organic prompts."""
     by_cluster: Mapping[str, Jackknife]
     """For each kind of cluster (item, template, source) the interaction with its standard error."""
+    least_p: Mapping[str, float]
+    """For each kind, the p of an exact test where every cluster says the same: `least_p_value`."""
     n_items: int
     """Items that have prompts."""
     n_paired: int
@@ -53,14 +58,17 @@ class Interaction:
     def p_greater(self, margin: float = 0.0) -> Float[np.ndarray, "sets"]:
         """One-sided p-value against interactions of at most `margin`; the largest over clusters.
 
-        Where no cluster differs from another (an expert that is never used), t is 0 and p is 0.5.
+        Where no cluster differs from another there is no t. An interaction above the margin then
+        has the p of an exact test (`least_p_value`), as where every answer is lost on one side and
+        none on the other; one at the margin, as of an expert that is never used, has 0.5.
         """
         found = []
-        for each in self.by_cluster.values():
-            error = each.standard_error
-            t = (each.effect - margin) / np.where(error > 0, error, np.nan)
-            p = stats.t.sf(t, each.df)
-            found.append(np.where(error == 0, np.where(each.effect < margin, 1.0, 0.5), p))
+        for name, each in self.by_cluster.items():
+            error, beyond = each.standard_error, each.effect - margin
+            p = stats.t.sf(beyond / np.where(error > 0, error, np.nan), each.df)
+            exact = np.where(beyond > 0, self.least_p[name], 1.0)
+            exact[np.abs(beyond) <= ROUNDING * (1 + abs(margin))] = 0.5
+            found.append(np.where(error == 0, exact, p))
         return np.asarray(np.fmax.reduce(found))
 
     def to_frame(self) -> pd.DataFrame:
@@ -119,19 +127,45 @@ def interaction_of_damage(
     _check(damage, benchmark)
     kinds = {"item": item} if clusters is None else dict(clusters)
     number, n_items, n_paired = _items(benchmark, item)
-    by_cluster = {}
+    by_cluster, least_p = {}, {}
     for name, cluster in kinds.items():
         rows, first = _rows(damage, benchmark, number, cluster)
         sums = mean_difference_sums(rows, benchmark=benchmark[first], cluster=cluster[first])
         by_cluster[name] = cluster_jackknife(sums)
+        least_p[name] = least_p_value(benchmark, cluster)
     rows, first = _rows(damage, benchmark, number, number)
     return Interaction(
         damage_benchmark=rows[benchmark[first]].mean(axis=0),
         damage_organic=rows[~benchmark[first]].mean(axis=0),
         by_cluster=by_cluster,
+        least_p=least_p,
         n_items=n_items,
         n_paired=n_paired,
     )
+
+
+def least_p_value(
+    benchmark: Bool[np.ndarray, "prompts"], cluster: Shaped[np.ndarray, "prompts"]
+) -> float:
+    """The least p that an exact test of whole clusters can give: one labelling of all there are.
+
+    Fisher 1935: if conditions do not matter, each cluster with both could as well have them
+    swapped, and those of one condition alone could have been dealt out otherwise. Of these
+    `2^both * C(alone, benchmark alone)` labellings only the one there was reaches an effect that
+    all clusters agree on. Where all have both, this is the sign test.
+
+    Example:
+        >>> least_p_value(np.tile([True, False], 5), np.repeat(np.arange(5), 2))
+        0.03125
+    """
+    _, number = np.unique(cluster, return_inverse=True)
+    has = [
+        np.bincount(number[side], minlength=number.max() + 1) > 0
+        for side in (benchmark, ~benchmark)
+    ]
+    n_both = int((has[0] & has[1]).sum())
+    n_benchmark, n_organic = (int(each.sum()) - n_both for each in has)
+    return float(1 / (2**n_both * comb(n_benchmark + n_organic, n_benchmark)))
 
 
 def _items(

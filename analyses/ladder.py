@@ -5,7 +5,7 @@ from math import isnan
 
 import pandas as pd
 
-from interp.analyses.evidence import CausalEvidence, Evidence, Rule
+from interp.analyses.evidence import CausalEvidence, Evidence, Rule, unit_of_outcome
 
 RUNGS = ("insufficient", "no_difference", "surface", "associational", "causal")
 """What a study may claim, least first."""
@@ -54,7 +54,8 @@ def climb(evidence: Evidence, *, n_experts: int, rule: Rule | None = None) -> Ve
     6. Otherwise `insufficient`, naming the step that stayed undecided.
 
     Where the suite has no sham, step 4 cannot be compared with it, and its answer says so; where no
-    placebo contrast was run, step 5 does not hold.
+    placebo contrast was run, step 5 does not hold. One that has too few prompts to be run counts
+    neither for nor against, and the answer says how many were run.
 
     How it fools you: step 5 is only about the found set. An expert that no test of usage finds can
     be causal, and the rung does not say that there is none.
@@ -194,10 +195,9 @@ def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
 def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
     """The questions of the last rung with their answers; all must hold."""
     if causal is None or not causal.n_found:
-        why = "no experiment was made" if causal is None else "no expert was found to take out"
+        why = "no experiment was made" if causal is None else _nothing_found(causal)
         return (Step(rung="causal", asks="an experiment on found experts", found=why, holds=False),)
-    value = f"{causal.interaction:.4f} nats per token"
-    share = f"{causal.share_below:.0%} of {causal.n_matched_sets} matched random sets"
+    value = f"{causal.interaction:.4f} {unit_of_outcome(causal.outcome)}"
     return (
         Step(
             rung="causal",
@@ -209,18 +209,44 @@ def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
         Step(
             rung="causal",
             asks=f"above {rule.share_of_matched_sets:.0%} of {rule.min_matched_sets} or more "
-            "matched random sets",
-            found=f"the interaction of {value} lies above that of {share}",
-            holds=causal.n_matched_sets >= rule.min_matched_sets
+            "matched random sets, or of all where fewer exist",
+            found=_against_sets(causal, rule, value),
+            holds=causal.n_matched_sets >= rule.needed_sets(causal.n_possible_sets)
             and causal.share_below >= rule.share_of_matched_sets,
         ),
         Step(
             rung="causal",
             asks="above every placebo contrast",
-            found="no placebo contrast was run"
-            if isnan(causal.largest_placebo)
-            else f"the interaction of {value} against {causal.largest_placebo:.4f} of the largest "
-            "placebo contrast",
-            holds=causal.interaction > causal.largest_placebo,
+            found=_against_placebos(causal, value),
+            holds=causal.n_placebos_run > 0 and causal.interaction > causal.largest_placebo,
         ),
+    )
+
+
+def _nothing_found(causal: CausalEvidence) -> str:
+    if isnan(causal.interaction):
+        return "there are too few prompts to find experts in one half and test them in the other"
+    return "no expert was found to take out"
+
+
+def _against_sets(causal: CausalEvidence, rule: Rule, value: str) -> str:
+    n_sets, needed = causal.n_matched_sets, rule.needed_sets(causal.n_possible_sets)
+    if not n_sets:
+        return f"no matched random set was taken out, and {needed} are needed"
+    said = f"the interaction of {value} lies above that of {causal.share_below:.0%} of {n_sets} "
+    said += "matched random sets"
+    if n_sets < needed:
+        return f"{said}, and {needed} are needed"
+    return said + (", all that there are" if n_sets == causal.n_possible_sets else "")
+
+
+def _against_placebos(causal: CausalEvidence, value: str) -> str:
+    n_run, n_all = causal.n_placebos_run, causal.n_placebos
+    if not n_run:
+        few = f": all {n_all} have too few prompts" if n_all else ""
+        return f"no placebo contrast was run{few}"
+    return (
+        f"the interaction of {value} against {causal.largest_placebo:.4f} of the largest of "
+        f"{n_run} placebo contrast(s)"
+        + (f" that could be run, of {n_all}" if n_run < n_all else "")
     )

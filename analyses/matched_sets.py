@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Integer
 
+from interp.analyses.drawn_sets import drawn_sets_and_pool, number_of_sets
+
 Expert = tuple[int, int]
-LEAST_POOL = 3
-"""Nearest neighbours to draw from for each expert, at least."""
-TRIES = 40
-"""Draws for each set that is wanted, before the pools are made larger."""
 LEAST_USAGE = 1e-6
 """Usages below it count as this, so that their logarithm is finite."""
 FACTOR = 2.0
@@ -24,6 +22,8 @@ class MatchedSets:
 
     sets: tuple[tuple[Expert, ...], ...]
     """Each expert stands where the found one is that it was matched to; no two sets are alike."""
+    n_possible: int
+    """Different sets that there are, of all other experts of these layers that may be drawn."""
     pool: int
     """Nearest neighbours that each expert was drawn from."""
     usage_ratio: Float[np.ndarray, "sets"]
@@ -61,7 +61,8 @@ def draw_matched_sets(
     Like means near in the logarithm of the usage and, where given, of the saliency, each over its
     standard deviation within the layer (Euclidean; ours). Each found expert is replaced by one of
     its nearest `pool` neighbours in its layer, none twice; `pool` starts at 3 and grows until there
-    are `n_sets` different sets. Nearest neighbours, because an expert that is used more can hurt
+    are `n_sets` different sets; where fewer exist, as in the place of a single expert of 32, all of
+    them are given, near or not. Nearest neighbours, because an expert that is used more can hurt
     more whatever it does: the usage to give is that *under benchmark*, since a random expert with
     that usage over all prompts may not be used under benchmark at all.
 
@@ -75,7 +76,7 @@ def draw_matched_sets(
         n_sets: Sets that are wanted.
 
     Returns:
-        Fewer sets, with a note, where the layers have too few other experts.
+        All sets that there are, with a note, where the layers have too few other experts.
 
     Raises:
         ValueError: If nothing was found, or `n_sets` is below 1.
@@ -92,14 +93,8 @@ def draw_matched_sets(
         _neighbours(each, found, usage, saliency, excluded, tuple(layer_indices)) for each in found
     ]
     layers = np.array([layer for layer, _ in found])
-    largest = max(len(each) for each in ordered)
-    sets: list[tuple[int, ...]] = []
-    pool = min(LEAST_POOL, max(largest, 1))
-    while True:
-        sets = _drawn([each[:pool] for each in ordered], layers, rng, n_sets)
-        if len(sets) >= n_sets or pool >= largest:
-            break
-        pool += 1
+    n_possible = number_of_sets(ordered, layers)
+    sets, pool = drawn_sets_and_pool(ordered, layers, rng, n_sets, n_possible=n_possible)
     taken = tuple(
         tuple((layer, expert) for (layer, _), expert in zip(found, each, strict=True))
         for each in sets
@@ -114,7 +109,11 @@ def draw_matched_sets(
             f"than {n_sets}: the layers have too few other experts"
         )
     return MatchedSets(
-        sets=taken, pool=pool, usage_ratio=np.array(ratio, dtype=float), notes=tuple(notes)
+        sets=taken,
+        n_possible=n_possible,
+        pool=pool,
+        usage_ratio=np.array(ratio, dtype=float),
+        notes=tuple(notes),
     )
 
 
@@ -129,12 +128,13 @@ def _neighbours(
     """Experts of the layer that may be drawn, nearest first."""
     layer, index = expert
     place = layer_indices.index(layer)
+    mine = [each for at, each in found if at == layer]
     may = np.ones(usage.shape[1], dtype=bool)
-    may[[each for at, each in found if at == layer]] = False
+    may[mine] = False
     if excluded is not None:
         may &= ~excluded[place]
     features = [usage[place]]
-    if saliency is not None and np.isfinite(saliency[place, index]):
+    if saliency is not None and np.isfinite(saliency[place, mine]).all():
         may &= np.isfinite(saliency[place])
         features.append(saliency[place])
     distance = np.zeros(usage.shape[1])
@@ -144,26 +144,6 @@ def _neighbours(
         distance += ((logged - logged[index]) / (spread or 1.0)) ** 2
     others = np.flatnonzero(may)
     return others[np.argsort(distance[others], kind="stable")]
-
-
-def _drawn(
-    pools: Sequence[Integer[np.ndarray, "_"]],
-    layers: Integer[np.ndarray, "found"],
-    rng: np.random.Generator,
-    n_sets: int,
-) -> list[tuple[int, ...]]:
-    """Different sets of one expert from each pool, no expert of a layer twice."""
-    seen: dict[frozenset[tuple[int, int]], tuple[int, ...]] = {}
-    if any(not len(pool) for pool in pools):
-        return []
-    for _ in range(TRIES * n_sets):
-        drawn = [int(rng.choice(pool)) for pool in pools]
-        members = frozenset(zip(layers.tolist(), drawn, strict=True))
-        if len(members) == len(drawn):
-            seen.setdefault(members, tuple(drawn))
-        if len(seen) == n_sets:
-            break
-    return list(seen.values())
 
 
 def _notes(

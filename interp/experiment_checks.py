@@ -88,7 +88,8 @@ def behaviour_table(
     The outcome is that of the reference answer, log-probability or accuracy; its change is the
     benchmark prompt's less the organic prompt's. Two shifts: `towards_found`, the slots per layer
     that move to the found experts, and `bits`, the divergence of the two prompts' usages. Each is
-    tested over items, and with shuffles within domains, where domains alone predict nothing.
+    tested over items, and within domains: rho of ranks less their domain's mean, and shuffles
+    within domains, so that domains alone predict nothing.
 
     Args:
         subjects: Prompts and their routing.
@@ -98,7 +99,8 @@ def behaviour_table(
         n_permutations: Shuffles.
 
     Returns:
-        One row per shift and kind of shuffle; empty where fewer than 4 items have both conditions.
+        One row per shift, over items and within domains; empty where fewer than 4 items have both
+        conditions.
     """
     first, second = paired_prompts(subjects, usable=np.isfinite(outcome))
     if len(first) < LEAST_ITEMS:

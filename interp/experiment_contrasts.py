@@ -140,7 +140,7 @@ def clusters_of(
 ) -> dict[str, Shaped[np.ndarray, "_"]]:
     """What intervals of these prompts are clustered by: items, and templates or sources beside.
 
-    Templates and sources count where either side has two of them, so that one can be left out.
+    Templates and sources count where both sides have two of them, so that one can be left out.
     """
     found = {"item": prompts["item_id"].to_numpy(dtype=str)[among]}
     first = contrast.first[among]

@@ -8,6 +8,7 @@ from interp.analyses.dose_response import (
     all_but,
     dose_response_of_damage,
     nested_sets,
+    reductions_of_matched,
 )
 from interp.cache.errors import InputError
 from interp.experiment_contrasts import clusters_of, main_contrast
@@ -29,7 +30,8 @@ def curves(
         return None, None, ""
     contrast, among = main_contrast(subjects.prompts), halves.test
     clusters = clusters_of(contrast, subjects.prompts, among)
-    matched = () if main.matched_sets is None else main.matched_sets.sets[:n_curves]
+    every = () if main.matched_sets is None else main.matched_sets.sets
+    matched = every[:n_curves]
 
     nested = nested_sets(main.experts)
     sizes = [len(each) for each in nested]
@@ -46,28 +48,30 @@ def curves(
         item=clusters["item"],
         clusters=clusters,
     )
-    left = [
-        all_but(
-            each,
-            usage=subjects.usage(contrast.used),
-            layer_indices=subjects.layer_indices,
-            top_k=subjects.tokens.expert_indices.shape[2],
-        )
-        for each in (main.experts, *matched)
-    ]
-    if not all(out for out, _ in left):
+    usage, layers = subjects.usage(contrast.used), subjects.layer_indices
+    top_k = subjects.tokens.expert_indices.shape[2]
+    out, stay = all_but(main.experts, usage=usage, layer_indices=layers, top_k=top_k)
+    if not out:
         return dose, None, "Sufficiency: a token needs every expert of a layer of the found set."
+    controls = reductions_of_matched(
+        every,
+        main.experts,
+        usage=usage,
+        layer_indices=layers,
+        top_k=top_k,
+        most=n_curves,
+    )
     try:
-        damage = damage_of_sets([out for out, _ in left])
+        damage = damage_of_sets([out, *controls])
     except InputError as error:  # where experts are chosen in groups, a set alone may be too few
         return dose, None, f"Sufficiency: {error}."
     alone = interaction_in(contrast, subjects, damage[:1], among=among)
-    others = interaction_in(contrast, subjects, damage[1:], among=among) if matched else None
+    others = interaction_in(contrast, subjects, damage[1:], among=among) if controls else None
     empty = np.zeros(0)
     sufficiency = Sufficiency(
         interaction=alone,
         matched_damage=empty if others is None else others.damage_benchmark,
         matched=empty if others is None else others.value,
-        stay=left[0][1],
+        stay=stay,
     )
     return dose, sufficiency, ""

@@ -64,7 +64,8 @@ def run_contrast(
     """
     halves = halves_of(contrast, subjects.prompts, rng=rng)
     if isinstance(halves, str):
-        return ContrastRun(test=_untested(contrast, halves), found=None, halves=None)
+        not_run = _nothing_found(contrast, halves, is_run=False)
+        return ContrastRun(test=not_run, found=None, halves=None)
     found = find(contrast, subjects, damage_of_sets, halves=halves, settings=settings, rng=rng)
     notes = [halves.note] if halves.note else []
     if not found.experts:
@@ -72,7 +73,7 @@ def run_contrast(
             f"{contrast.name}: of {len(found.candidates)} experts used more on the first side none "
             "is needed more there, so there is nothing to take out."
         )
-        return ContrastRun(test=_untested(contrast, *notes, said), found=found, halves=halves)
+        return ContrastRun(test=_nothing_found(contrast, *notes, said), found=found, halves=halves)
     excluded = subjects.super_experts
     first = contrast.first & halves.test
     matched = None
@@ -163,12 +164,13 @@ def only_first(interaction: Interaction) -> Interaction:
             )
             for name, each in interaction.by_cluster.items()
         },
+        least_p=interaction.least_p,
         n_items=interaction.n_items,
         n_paired=interaction.n_paired,
     )
 
 
-def _untested(contrast: Contrast, *notes: str) -> ContrastTest:
+def _nothing_found(contrast: Contrast, *notes: str, is_run: bool = True) -> ContrastTest:
     return ContrastTest(
         name=contrast.name,
         experts=(),
@@ -177,4 +179,5 @@ def _untested(contrast: Contrast, *notes: str) -> ContrastTest:
         matched=np.zeros(0),
         matched_sets=None,
         notes=notes,
+        is_run=is_run,
     )

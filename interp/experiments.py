@@ -84,6 +84,11 @@ class Experiment:
             "candidates": pd.DataFrame() if found is None else found.to_frame(),
             "matched": self.pipeline.matched_frame(),
             "dose": pd.DataFrame() if self.dose is None else self.dose.to_frame(),
+            "slope": (
+                pd.DataFrame()
+                if self.dose is None
+                else self.dose.slope_frame().assign(outcome=self.test.outcome)
+            ),
             "sufficiency": (
                 pd.DataFrame() if self.sufficiency is None else self.sufficiency.to_frame()
             ),

@@ -54,13 +54,14 @@ def interventions(results: Results) -> go.Figure:
     names = [
         f"found set<br>({found.n_found:.0f} experts)",
         f"{len(matched)} matched<br>random sets",
-        *(_label(str(contrast)) for contrast in placebos["contrast"]),
+        *map(_label, placebos["contrast"].astype(str), placebos["interaction"].notna()),
     ]
-    figure = go.Figure([*_strip(matched), *_placebos(placebos), _found(main)])
+    taken_out = main[main["n_found"] > 0]
+    figure = go.Figure([*_strip(matched), *_placebos(placebos), _found(taken_out)])
     lay_out(
         figure,
         title="Taking the found experts out, beside controls",
-        subtitle=f"{model_of(results)} · n = {found.n_items:,.0f} items, {len(matched)} sets, "
+        subtitle=f"{model_of(results)} · {_n_items(found)}, {len(matched)} sets, "
         f"{len(placebos)} placebos · {found.outcome}, {found.intervention} · bars: 95 %",
         summary=_summary(found, matched, placebos),
         caution=CAUTION,
@@ -69,14 +70,18 @@ def interventions(results: Results) -> go.Figure:
     return figure
 
 
+def _n_items(found: pd.Series) -> str:
+    return f"n = {found.n_items:,.0f} items" if found.n_found else "no expert found"
+
+
 def unit_of(outcome: object) -> str:
     """Unit of damage by this outcome."""
     return UNITS.get(str(outcome), "unit of the outcome")
 
 
-def _label(contrast: str) -> str:
+def _label(contrast: str, is_run: bool) -> str:
     """A contrast on two lines if it is long, its sides joined by a minus."""
-    name = plain(contrast)
+    name = plain(contrast) + ("" if is_run else " (not run)")
     if len(name) <= WIDEST_LABEL:
         return name.replace(" - ", f" {MINUS} ")
     return name.replace(" - ", f"<br>{MINUS} ")
@@ -197,7 +202,11 @@ def _summary(found: pd.Series, matched: pd.DataFrame, placebos: pd.DataFrame) ->
     if not found.n_found:
         return "The experiment found no expert, so nothing was taken out."
     below = f"{100 * found.share_below:.0f} % of {len(matched)} matched random sets"
-    largest = f"; the largest placebo contrast reaches {placebos['interaction'].max():.4f}"
+    run = placebos["interaction"].dropna()
+    largest = "; no placebo contrast could be run"
+    if len(run):
+        few = f" ({len(run)} of {len(placebos)} could be run)" * (len(run) < len(placebos))
+        largest = f"; the largest placebo contrast{few} reaches {run.max():.4f}"
     return (
         f"Taking out the {found.n_found:.0f} found experts has an interaction of "
         f"{found.interaction:.4f} {unit_of(found.outcome)} (95 % interval "

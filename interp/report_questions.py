@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interp.results import EXPERIMENT_TABLES, Results
-from interp.sentences_experiments import second_sentences
+from interp.sentences_experiments import own_sentences, second_sentences, slope_sentences
 from interp.sentences_experts import expert_sentences
 from interp.sentences_load import specialisation_sentence
 from interp.sentences_probes import added_sentences, control_sentences, readout_sentences
@@ -42,7 +42,7 @@ def _of(name: str, sentences: Callable[..., list[str]]) -> Sentences:
     return said
 
 
-OWN_PANELS = ("experiment_dose", "experiment_second_model")
+OWN_PANELS = ("experiment_dose", "experiment_slope", "experiment_second_model")
 """Tables of experiments that have a panel of their own."""
 ASKED = {
     "experiment_candidates": "used more under benchmark",
@@ -122,13 +122,15 @@ PANELS = (
         heading="Who is hurt when experts are taken out?",
         tables=tuple(name for name in EXPERIMENT_TABLES if name not in OWN_PANELS),
         absent=("experiments",),
+        sentences=_of("experiments", own_sentences),
         is_optional=True,
     ),
     Panel(
         name="dose_response",
         heading="Does taking out more hurt more?",
-        tables=("experiment_dose",),
+        tables=("experiment_dose", "experiment_slope"),
         absent=("experiment_dose",),
+        sentences=_of("experiment_slope", slope_sentences),
         is_optional=True,
     ),
     Panel(

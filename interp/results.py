@@ -76,6 +76,7 @@ EXPERIMENT_TABLES = (
     "experiment_candidates",
     "experiment_matched",
     "experiment_dose",
+    "experiment_slope",
     "experiment_sufficiency",
     "experiment_patches",
     "experiment_steering",
@@ -93,7 +94,7 @@ TABLES = (
     *MEASURES,
     *EXPERIMENT_TABLES,
 )
-OPTIONAL_TABLES = ("experiment_second_model",)
+OPTIONAL_TABLES = ("experiment_slope", "experiment_second_model")
 """Of them, those that a file of results may lack; they are empty then."""
 
 
@@ -158,13 +159,16 @@ class Results:
     """Rows: layer. Margin (nats) between the last chosen expert and the first left out."""
     experiments: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: contrast, the main one first. Interaction of its found set, in the unit of the outcome,
-    beside matched sets and placebos."""
+    beside matched sets and placebos; missing where too few prompts let it be run. Beside it
+    `interaction_of_main_set`, of the main found set under that contrast, which is no placebo."""
     experiment_candidates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: layer, expert: those used more under benchmark. Own knockout in the discovery half."""
     experiment_matched: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: experts, one matched random set each, with its interaction."""
     experiment_dose: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: size of the set that is taken out."""
+    experiment_slope: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row: what each further expert adds to the interaction, with its interval."""
     experiment_sufficiency: pd.DataFrame = field(default_factory=pd.DataFrame)
     """One row: the found set alone in its layers."""
     experiment_patches: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -172,7 +176,8 @@ class Results:
     experiment_steering: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: site, layer, method, sign. Steering beside random directions of equal norm."""
     experiment_behaviour: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Rows: shift, shuffled. Rank correlation over items with the change of the outcome."""
+    """Rows: shift, shuffled. Rank correlation over items with the change of the outcome; that of
+    `within domains` is of ranks less the mean of their domain."""
     experiment_noise: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Rows: variation. What runs differ by that should not."""
     experiment_second_model: pd.DataFrame = field(default_factory=pd.DataFrame)

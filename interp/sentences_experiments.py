@@ -4,10 +4,38 @@ from typing import Any
 
 import pandas as pd
 
+from interp.analyses.evidence import unit_of_outcome
 from interp.sentences import counted
 
-RIGHT_ANSWERS = ("option", "letter", "greedy")
-"""Outcomes that are a share of right answers; all others are nats per token."""
+
+def own_sentences(contrasts: pd.DataFrame) -> list[str]:
+    """Where else the found set matters most, which is no placebo."""
+    placebos = contrasts[contrasts["role"] == "placebo"].dropna(subset="interaction_of_main_set")
+    if placebos.empty:
+        return []
+    most = placebos.sort_values("interaction_of_main_set").iloc[-1]
+    return [
+        "Under the placebo contrasts the found set itself has an interaction of at most "
+        f"{most['interaction_of_main_set']:+.3g} ({most['contrast']}). That says whom else "
+        "these experts serve and is no placebo, since nothing was searched for that contrast."
+    ]
+
+
+def slope_sentences(table: pd.DataFrame) -> list[str]:
+    """What each further expert adds, and how many matched sets gain less."""
+    row = table.iloc[0]
+    if pd.isna(row["slope"]):
+        return ["One size of the found set was taken out, so there is no slope."]
+    said = (
+        f"Over {row['n_sizes']:.0f} sizes, each further expert that is taken out adds "
+        f"{row['slope']:+.3g} {unit_of_outcome(row['outcome'])} to the interaction, 95 % interval "
+        f"{row['slope_low']:+.3g} to {row['slope_high']:+.3g} (one-sided "
+        f"p = {row['p_greater']:.2g})"
+    )
+    if row["n_matched"]:
+        share = f"{100 * row['share_below']:.0f} % of {counted(row['n_matched'], 'matched set')}"
+        said += f"; {share} gain less with each expert"
+    return [f"{said}."]
 
 
 def second_sentences(table: pd.DataFrame) -> list[str]:
@@ -31,16 +59,12 @@ def _found(row: Any) -> str:
     than = "larger" if row["difference"] > 0 else "smaller"
     apart = "" if _is_apart(row) else " That cannot be told from no difference."
     return (
-        f"{found}; the interaction is {abs(row['difference']):.3g} {unit(row['outcome'])} {than} "
-        f"in {first} ({_number(row, '')} against {_number(row, '_second')}; 95 % interval of the "
-        f"difference {row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
+        f"{found}; the interaction is {abs(row['difference']):.3g} "
+        f"{unit_of_outcome(row['outcome'])} {than} in {first} ({_number(row, '')} against "
+        f"{_number(row, '_second')}; 95 % interval of the difference "
+        f"{row['difference_low']:+.3g} to {row['difference_high']:+.3g}, one-sided "
         f"p = {row['p_greater']:.2g}).{apart}"
     )
-
-
-def unit(outcome: str) -> str:
-    """What an interaction of this outcome is in."""
-    return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
 
 
 def _experts(count: float) -> str:

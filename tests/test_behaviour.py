@@ -49,9 +49,53 @@ def test_what_differs_between_clusters_alone_predicts_nothing() -> None:
     alone = rank_correlation(shift, change, rng=rng, n_permutations=500)
     within = rank_correlation(shift, change, rng=rng, cluster=cluster, n_permutations=500)
 
+    assert alone.rho > 0.9
     assert alone.p_value < 0.01
     assert within.p_value > 0.05
+    assert abs(within.rho) < 0.25
+    assert within.low < 0 < within.high
     assert within.n_clusters == 5
+
+
+@pytest.mark.parametrize("slope", [-1.0, 1.0])
+def test_rho_within_clusters_is_the_correlation_of_ranks_given_the_cluster(slope: float) -> None:
+    """Of what is left of either rank once a regression on the clusters has had its say."""
+    rng = np.random.default_rng(3)
+    cluster = rng.choice(["a", "b", "c", "d"], size=60)
+    level = np.select([cluster == each for each in "abc"], [0.0, 2.0, 5.0], 9.0)
+    shift = level + rng.normal(size=60).round(1)
+    change = level + slope * (shift - level) + rng.normal(size=60)
+
+    found = rank_correlation(shift, change, rng=rng, cluster=cluster, n_permutations=2000)
+
+    dummies = (cluster[:, None] == np.unique(cluster)).astype(float)
+    left = [
+        ranks - dummies @ np.linalg.lstsq(dummies, ranks, rcond=None)[0]
+        for ranks in (stats.rankdata(shift), stats.rankdata(change))
+    ]
+    np.testing.assert_allclose(found.rho, stats.pearsonr(*left).statistic, rtol=1e-9)
+    assert np.sign(found.rho) == slope
+    assert found.low < found.rho < found.high
+    null = []
+    for _ in range(2000):
+        shuffled = left[1].copy()
+        for name in "abcd":
+            shuffled[cluster == name] = rng.permutation(shuffled[cluster == name])
+        null.append(abs(stats.pearsonr(left[0], shuffled).statistic))
+    share = np.mean(np.array(null) >= abs(found.rho))
+    np.testing.assert_allclose(found.p_value, share, atol=0.02)
+
+
+def test_clusters_of_one_item_have_nothing_within() -> None:
+    found = rank_correlation(
+        np.arange(6.0),
+        np.arange(6.0),
+        rng=np.random.default_rng(0),
+        cluster=np.arange(6),
+        n_permutations=10,
+    )
+
+    assert np.isnan(found.rho)
 
 
 def test_an_outcome_that_does_not_change_has_no_correlation() -> None:

@@ -1,6 +1,7 @@
 """One contrast through the whole pipeline, on simulated routing and a made-up table of damages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,7 @@ def test_the_test_half_alone_decides_the_interaction() -> None:
 
 @pytest.mark.slow
 def test_selection_on_noise_does_not_show_in_the_test_half() -> None:
-    """With no margins: candidates at alpha 0.9, chosen by noise, have no interaction left."""
+    """Without margins against luck, candidates that noise chose at alpha 0.9 come to nothing."""
     values = []
     for seed in range(24):
         subjects = subjects_of(seed=seed, n_items=36)
@@ -219,6 +220,27 @@ def test_placebo_contrasts_go_through_the_same_pipeline() -> None:
         for values, side in zip(rows, (even, ~even), strict=True)
     ]
     np.testing.assert_allclose(run.test.found_under_placebos[0], means[0] - means[1])
+
+
+def test_domains_with_too_few_items_are_placebos_that_were_not_run() -> None:
+    whole = subjects_of()
+    number = np.arange(len(whole.prompts)) // 2
+    rare = np.select([number < 3, number < 6], ["a", "b"], whole.prompts["domain"])
+    subjects = replace(whole, prompts=whole.prompts.assign(domain=rare))
+
+    test = run_pipeline(
+        subjects,
+        additive(damages(subjects, size=0.2)),
+        outcome="content",
+        intervention="reroute",
+        settings=PipelineSettings(n_matched=5),
+    ).test
+
+    frame = test.to_frame().set_index("contrast")
+    assert frame.loc[["domain: a - b", "domain: b - a"], "interaction"].isna().all()
+    assert frame.loc["domain: even - odd", "interaction"] == 0.0
+    assert (test.evidence().n_placebos, test.evidence().n_placebos_run) == (4, 2)
+    assert "fewer than 4" in str(frame.loc["domain: a - b", "notes"])
 
 
 def test_the_same_seed_gives_the_same_test() -> None:

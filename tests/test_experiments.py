@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interp.report_experiments import experiment_section
 from scipy import stats
 
 from interp.cache.errors import InputError
@@ -39,7 +40,7 @@ from interp.hooks.interventions import replay_routing
 from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.settings import CaptureSettings
 from interp.report import with_numbers
-from interp.results import EXPERIMENT_TABLES, OPTIONAL_TABLES, read_results, write_results
+from interp.results import EXPERIMENT_TABLES, read_results, write_results
 from tests.store_samples import expect_valid
 from tests.synthetic_study import synthetic_results
 from tests.test_experiment_pipeline import FEW, additive, damages, subjects_of
@@ -426,6 +427,17 @@ def test_curves_of_the_found_set_agree_with_sums_by_hand() -> None:
     gone = [(at, e) for at in (0, 1) for e in range(16) if (at, e) not in kept]
     left = sum(single[layer, expert] for layer, expert in gone)
     np.testing.assert_allclose(alone.interaction.damage_benchmark[0], left[first].mean())
+    taken_out = additive(single)
+
+    def counted(sets):
+        seen.append([set(each) for each in sets])
+        return taken_out(sets)
+
+    seen: list[list[set[tuple[int, int]]]] = []
+    curves(subjects, counted, pipeline, 5)
+    controls = seen[-1][1:]
+    assert len({frozenset(each) for each in controls}) == len(controls) == 5
+    assert all(set(main.experts) <= each for each in controls)
     assert alone.share_worse == 1.0
     assert why_not == ""
     assert dose.matched.shape == (5, 3)
@@ -454,6 +466,36 @@ def test_behaviour_is_spearmans_rho_over_paired_items() -> None:
     np.testing.assert_allclose(found["rho"], stats.spearmanr(shifts, changes).statistic)
     assert found["n_items"] == 19
     assert set(table["shift"]) == {"bits", "towards_found"}
+
+
+def test_behaviour_within_domains_is_of_ranks_less_their_domains_mean() -> None:
+    """Domains differ in shift and outcome alike; within each, nothing does."""
+    whole = subjects_of(n_items=36)
+    domain = np.repeat(np.arange(36) % 3, 2)
+    benchmark = (whole.prompts["condition"] == "benchmark").to_numpy()
+    subjects = replace(whole, prompts=whole.prompts.assign(domain=domain.astype(str)))
+    shares = subjects.slots[:, 0, 3] / subjects.slots[:, 0].sum(axis=1)
+    noise = 0.01 * np.random.default_rng(0).normal(size=72)
+    by_domain = [np.mean((shares[benchmark] - shares[~benchmark])[at::3]) for at in range(3)]
+    outcome = np.where(benchmark, np.argsort(np.argsort(by_domain))[domain], 0.0) + noise
+
+    table = behaviour_table(
+        subjects, outcome, experts=[(0, 3)], rng=np.random.default_rng(0), n_permutations=50
+    ).set_index(["shift", "shuffled"])
+
+    order = np.argsort(whole.prompts["item_id"].to_numpy(dtype=str)[benchmark], kind="stable")
+    ranks = pd.DataFrame(
+        {
+            "shift": (shares[benchmark] - shares[~benchmark])[order],
+            "change": (outcome[benchmark] - outcome[~benchmark])[order],
+        }
+    ).rank()
+    centred = ranks - ranks.groupby(domain[benchmark][order]).transform("mean")
+    within = table.loc[("towards_found", "within domains")]
+    np.testing.assert_allclose(within["rho"], centred.corr().iloc[0, 1])
+    over_items = table.loc[("towards_found", "items"), "rho"]
+    np.testing.assert_allclose(over_items, ranks.corr().iloc[0, 1])
+    assert abs(within["rho"] - over_items) > 0.05
 
 
 def test_pairs_are_of_the_first_wording_not_of_its_sham() -> None:
@@ -571,7 +613,11 @@ def test_tables_go_into_the_results_of_a_study_and_its_report(
         held = getattr(again, name)
         assert len(held) == len(table)
         assert list(held) == list(table)
-    assert set(done.of_results()) == set(EXPERIMENT_TABLES) - set(OPTIONAL_TABLES)
+    assert set(done.of_results()) == set(EXPERIMENT_TABLES) - {"experiment_second_model"}
+    assert again.experiment_slope["outcome"].tolist() == ["content"]
+    page = experiment_section(again)
+    assert "each further expert that is taken out adds" in page
+    assert '<th class="number">slope_low</th>' in page
     assert again.experiments["experts"][0] == done.test.main.row()["experts"]
     np.testing.assert_allclose(again.experiments["interaction"][0], done.test.main.value)
 

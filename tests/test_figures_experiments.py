@@ -95,6 +95,19 @@ def test_summary_compares_with_matched_sets_and_placebos() -> None:
     assert "the largest placebo contrast reaches 0.0300" in said
 
 
+def test_a_placebo_that_was_not_run_is_no_point_at_zero() -> None:
+    table = RESULTS.experiments.assign(interaction=[0.2, 0.03, np.nan])
+    figure = interventions(dataclasses.replace(RESULTS, experiments=table))
+
+    own = named(figure, "placebo's set (open: none found)")
+    assert np.isfinite(own.x.astype(float)).tolist() == [True, False]
+    assert figure.layout.yaxis.ticktext[3].endswith("benchmark-exam-sham (not run)")
+    assert "placebo contrast (1 of 2 could be run) reaches 0.0300" in figure.layout.meta["summary"]
+    none = table.assign(interaction=[0.2, np.nan, np.nan])
+    said = interventions(dataclasses.replace(RESULTS, experiments=none)).layout.meta["summary"]
+    assert "no placebo contrast could be run" in said
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [

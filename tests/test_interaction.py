@@ -1,5 +1,9 @@
 """Interaction of condition and intervention, and the sets of experts that it is taken of."""
 
+from collections.abc import Iterable
+from itertools import combinations, permutations, product
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,10 +16,14 @@ from interp.analyses.dose_response import (
     difference_between_models,
     dose_response_of_damage,
     nested_sets,
+    reductions_of_matched,
 )
+from interp.analyses.drawn_sets import whole_sets
+from interp.analyses.evidence import CausalEvidence, Rule
 from interp.analyses.found_experts import needed_more, used_more
 from interp.analyses.interaction import damage_per_slot, interaction_of_damage
 from interp.analyses.jackknife import Jackknife
+from interp.analyses.ladder import causal_steps
 from interp.analyses.matched_sets import draw_matched_sets, expert_names
 from interp.analyses.super_experts import flag_super_experts, largest_norms
 
@@ -97,6 +105,70 @@ def test_an_expert_that_no_prompt_uses_is_not_significant() -> None:
 
     assert found.value.tolist() == [0.0]
     assert found.p_greater().tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("n_items", "lost"), [(6, 1.0), (20, 1.0), (2000, 1.0), (20, -1.0), (9, 0.0)]
+)
+def test_an_answer_that_every_benchmark_prompt_loses_has_the_p_of_a_sign_test(
+    n_items: int, lost: float
+) -> None:
+    _, benchmark, item = paired(n_items)
+    damage = np.where(benchmark, lost, 0.0)[None]
+
+    found = interaction_of_damage(damage, benchmark=benchmark, item=item)
+
+    exact = stats.binomtest(n_items, n_items, alternative="greater").pvalue
+    expected = {1.0: exact, 0.0: 0.5, -1.0: 1.0}[lost]
+    np.testing.assert_allclose(found.p_greater(), [expected], rtol=1e-12)
+    np.testing.assert_allclose(found.p_greater(margin=lost), [0.5])
+
+
+def test_clusters_that_agree_have_the_p_of_all_ways_to_deal_out_conditions() -> None:
+    """Four items alone, three with both conditions; by template, three a side."""
+    item = np.array([0, 1, 2, 3, 4, 4, 5, 5, 6, 6])
+    benchmark = np.array([1, 1, 0, 0, 1, 0, 1, 0, 1, 0], dtype=bool)
+    template = np.where(benchmark, np.arange(10) % 3, 10 + np.arange(10) % 3)
+    damage = benchmark[None].astype(float)
+
+    def reached(relabelled: Iterable[np.ndarray]) -> float:
+        """Share of labellings with an effect as large, among those that keep clusters whole."""
+        effects = [
+            damage[0, label].mean() - damage[0, ~label].mean()
+            for label in relabelled
+            if 0 < label.sum() < len(label)
+        ]
+        return float(np.mean(np.array(effects) >= 1.0))
+
+    of_items = []
+    for alone in permutations(benchmark[:4]):
+        for swapped in product([False, True], repeat=3):
+            pairs = [np.array([True, False]) ^ each for each in swapped]
+            of_items.append(np.concatenate([np.array(alone), *pairs]))
+    names = np.unique(template)
+    of_templates = [np.isin(template, each) for each in combinations(names, 3)]
+
+    for cluster, labels in ((item, of_items), (template, of_templates)):
+        found = interaction_of_damage(
+            damage, benchmark=benchmark, item=item, clusters={"one": cluster}
+        )
+        np.testing.assert_allclose(found.p_greater(0.01), [reached(labels)], rtol=1e-12)
+    both = interaction_of_damage(
+        damage, benchmark=benchmark, item=item, clusters={"item": item, "template": template}
+    )
+    np.testing.assert_allclose(both.p_greater(), [1 / 20])
+
+
+def test_an_all_or_nothing_expert_is_found() -> None:
+    _, benchmark, item = paired(20)
+    damage = np.stack([np.where(benchmark, 1.0, 0.0), np.zeros(40)])
+    own = interaction_of_damage(damage, benchmark=benchmark, item=item)
+
+    found = needed_more(
+        [(0, 3), (0, 4)], own, usage_effect=np.ones(2), usage_q=np.zeros(2), margin=0.01
+    )
+
+    assert found.experts == ((0, 3),)
 
 
 @given(st.integers(0, 1000), st.floats(-5, 5))
@@ -252,6 +324,81 @@ def test_a_layer_with_too_few_others_says_so() -> None:
     )
 
 
+def every_set(found: list[tuple[int, int]], n_experts: int) -> set[frozenset[tuple[int, int]]]:
+    """All sets of as many other experts in each layer, by trying every set of experts there is."""
+    layers = sorted(layer for layer, _ in found)
+    others = [
+        (layer, expert)
+        for layer in set(layers)
+        for expert in range(n_experts)
+        if (layer, expert) not in found
+    ]
+    return {
+        frozenset(each)
+        for each in combinations(others, len(found))
+        if sorted(layer for layer, _ in each) == layers
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "n_experts"),
+    [
+        ([(3, 4)], 32),
+        ([(3, 4), (3, 0)], 14),
+        ([(3, each) for each in range(8)], 17),
+        ([(3, 1), (5, 2), (3, 0)], 6),
+        ([(3, 0), (3, 1)], 3),
+    ],
+)
+def test_where_fewer_sets_exist_than_are_wanted_all_are_given(
+    found: list[tuple[int, int]], n_experts: int
+) -> None:
+    usage = np.random.default_rng(0).dirichlet(np.ones(n_experts), size=2)
+
+    matched = draw_matched_sets(
+        found, usage=usage, layer_indices=(3, 5), rng=np.random.default_rng(0)
+    )
+
+    expected = every_set(found, n_experts)
+    assert len(expected) < 100
+    assert {frozenset(each) for each in matched.sets} == expected
+    assert len(matched.sets) == matched.n_possible == len(expected)
+    assert all([at for at, _ in each] == [at for at, _ in found] for each in matched.sets)
+
+
+def test_most_of_a_layer_has_matched_sets_too() -> None:
+    """Fourteen experts drawn one after the other from eighteen are hardly ever different."""
+    found = [(0, each) for each in range(14)]
+    usage = np.random.default_rng(0).dirichlet(np.ones(32), size=1)
+
+    matched = draw_matched_sets(
+        found, usage=usage, layer_indices=[0], rng=np.random.default_rng(0), n_sets=10
+    )
+
+    assert matched.n_possible == 3060  # 18! / (14! 4!)
+    assert len({frozenset(each) for each in matched.sets}) == 10
+    assert all(len(set(each)) == 14 and not set(each) & set(found) for each in matched.sets)
+
+
+def test_a_layer_without_others_leaves_no_set_however_many_another_layer_has() -> None:
+    found = [*((0, each) for each in range(64)), *((1, each) for each in range(20))]
+
+    matched = draw_matched_sets(
+        found, usage=np.full((2, 64), 1 / 64), layer_indices=[0, 1], rng=np.random.default_rng(0)
+    )
+
+    assert (matched.sets, matched.n_possible) == ((), 0)
+
+
+def test_experts_of_a_whole_set_stand_where_they_are_near() -> None:
+    near = [np.array([3, 2, 5]), np.array([2, 3, 5]), np.array([9, 8])]
+
+    sets = whole_sets(near, np.array([0, 0, 1]), np.random.default_rng(0), 100, n_possible=3 * 2)
+
+    pairs = [(3, 2), (3, 5), (5, 2)]  # least sums of places in the two orders above
+    assert sorted(sets) == sorted((*pair, one) for pair in pairs for one in (8, 9))
+
+
 def test_experts_that_are_used_far_more_than_all_others_are_named() -> None:
     matched = draw_matched_sets(
         [(0, 0)],
@@ -330,6 +477,30 @@ def test_what_is_left_has_the_set_and_enough_experts_for_a_token() -> None:
     assert stay == ((7, 1),)
 
 
+def test_a_matched_set_is_left_without_the_found_experts() -> None:
+    usage = np.array([[0.3, 0.25, 0.1, 0.1, 0.08, 0.07, 0.05, 0.05]])
+
+    out, stay = all_but([(0, 4)], usage=usage, layer_indices=[0], top_k=3, never=[(0, 0), (0, 1)])
+
+    assert stay == ((0, 2), (0, 3))
+    assert out == ((0, 0), (0, 1), (0, 5), (0, 6), (0, 7))
+
+
+def test_reductions_are_different_and_leave_enough_experts_and_no_found_one() -> None:
+    """What is left of each, written out: the set, and the most used that were not found."""
+    usage = np.array([[0.3, 0.25, 0.1, 0.1, 0.08, 0.07, 0.05, 0.05]])
+    found = [(0, 0), (0, 1)]
+    matched = [((0, 2), (0, 3)), ((0, 2), (0, 4)), ((0, 3), (0, 4)), ((0, 7), (0, 6))]
+    given: dict[str, Any] = {"usage": usage, "layer_indices": [0]}
+
+    three = reductions_of_matched(matched, found, **given, top_k=3, most=10)
+
+    left = [set(range(8)) - {expert for _, expert in out} for out in three]
+    assert left == [{2, 3, 4}, {7, 6, 2}]
+    assert len(reductions_of_matched(matched, found, **given, top_k=2, most=3)) == 3
+    assert reductions_of_matched(matched, found, **given, top_k=7, most=10) == ()
+
+
 def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
     damage, benchmark, item = paired(10, sets=4)
     sizes = [1, 2, 4, 7]
@@ -340,9 +511,31 @@ def test_slope_is_the_least_squares_line_through_each_prompts_damages() -> None:
 
     slopes = np.array([np.polyfit(sizes, each, 1)[0] for each in damage.T])
     expected = stats.ttest_rel(slopes[benchmark], slopes[~benchmark], alternative="greater")
-    np.testing.assert_allclose(found.slope.p_greater()[0], expected.pvalue, rtol=1e-9)
+    row = found.slope_frame().iloc[0]
+    interval = stats.ttest_rel(slopes[benchmark], slopes[~benchmark]).confidence_interval(0.95)
+    np.testing.assert_allclose(row["slope"], (slopes[benchmark] - slopes[~benchmark]).mean())
+    np.testing.assert_allclose([row["slope_low"], row["slope_high"]], interval, rtol=1e-9)
+    np.testing.assert_allclose(row["p_greater"], expected.pvalue, rtol=1e-9)
+    assert (row["n_sizes"], row["n_matched"], row["n_items"]) == (4, 0, 10)
+    assert np.isnan(row["share_below"])
     assert found.to_frame()["size"].tolist() == sizes
     assert found.to_frame()["matched_low"].isna().all()
+
+
+def test_slopes_of_matched_sets_are_lines_through_their_interactions() -> None:
+    damage, benchmark, item = paired(10, sets=3)
+    sizes, matched = [1, 3, 4], np.random.default_rng(7).normal(size=(9, 3))
+
+    row = (
+        dose_response_of_damage(sizes, damage, matched=matched, benchmark=benchmark, item=item)
+        .slope_frame()
+        .iloc[0]
+    )
+
+    slopes = [stats.linregress(sizes, each).slope for each in matched]
+    assert row["share_below"] == np.mean([each < row["slope"] for each in slopes])
+    low, high = np.percentile(slopes, [5, 95])
+    np.testing.assert_allclose([row["matched_low"], row["matched_high"]], [low, high])
 
 
 def test_one_size_has_no_slope() -> None:
@@ -352,7 +545,11 @@ def test_one_size_has_no_slope() -> None:
         [3], damage, matched=np.ones((5, 1)), benchmark=benchmark, item=item
     )
 
-    assert found.slope.value.tolist() == [0.0]
+    row = found.slope_frame().iloc[0]
+    missing = ["slope", "slope_low", "slope_high", "p_greater", "share_below", "matched_high"]
+    assert found.slope is None
+    assert row[missing].isna().all()
+    assert (row["n_sizes"], row["n_matched"]) == (1, 5)
     assert found.to_frame()["matched_high"].tolist() == [1.0]
 
 
@@ -380,7 +577,7 @@ def contrast(name: str, value: float, *, matched: tuple[float, ...] = ()) -> Con
     )
 
 
-def nothing_found(name: str) -> ContrastTest:
+def nothing_found(name: str, *, is_run: bool = True) -> ContrastTest:
     return ContrastTest(
         name=name,
         experts=(),
@@ -388,12 +585,13 @@ def nothing_found(name: str) -> ContrastTest:
         usage_slots=(float("nan"), float("nan")),
         matched=np.zeros(0),
         matched_sets=None,
+        is_run=is_run,
     )
 
 
 def test_causal_test_hands_the_ladder_its_numbers() -> None:
     test = CausalTest(
-        outcome="content",
+        outcome="letter",
         intervention="reroute",
         main=contrast("main", 0.4, matched=(0.1, 0.2, 0.3, 0.9)),
         placebos=(contrast("placebo", 0.2), nothing_found("other")),
@@ -405,6 +603,7 @@ def test_causal_test_hands_the_ladder_its_numbers() -> None:
     frame = test.to_frame()
 
     assert evidence.share_below == 0.75
+    assert evidence.outcome == "letter"
     assert (evidence.n_found, evidence.n_matched_sets) == (1, 4)
     np.testing.assert_allclose(evidence.interaction, 0.4, atol=0.02)
     np.testing.assert_allclose(evidence.largest_placebo, 0.2, atol=0.02)
@@ -412,6 +611,33 @@ def test_causal_test_hands_the_ladder_its_numbers() -> None:
     assert frame["role"].tolist() == ["main", "placebo", "placebo"]
     np.testing.assert_allclose(frame["damage_per_slot_first"][0], frame["damage_first"][0] / 0.5)
     assert frame["interaction"][2] == 0.0
+
+
+def test_a_placebo_that_was_not_run_is_no_placebo_that_found_nothing() -> None:
+    def evidence(*placebos: ContrastTest) -> tuple[CausalTest, CausalEvidence]:
+        test = CausalTest(
+            outcome="content",
+            intervention="reroute",
+            main=contrast("main", 0.4, matched=(0.1,)),
+            placebos=placebos,
+            found_under_placebos=np.zeros(len(placebos)),
+            notes=(),
+        )
+        return test, test.evidence()
+
+    not_run, loses = nothing_found("few", is_run=False), contrast("less", -0.2)
+    mixed, found = evidence(not_run, loses, not_run)
+    assert (found.n_placebos, found.n_placebos_run) == (3, 1)
+    np.testing.assert_allclose(found.largest_placebo, -0.2, atol=0.02)
+    assert mixed.to_frame()["interaction"].isna().tolist() == [False, True, False, True]
+    assert evidence(not_run, nothing_found("none"))[1].largest_placebo == 0.0
+    _, none = evidence(not_run, not_run)
+    assert np.isnan(none.largest_placebo)
+    last = causal_steps(none, Rule())[-1]
+    assert (last.holds, last.found) == (
+        False,
+        "no placebo contrast was run: all 2 have too few prompts",
+    )
 
 
 def test_without_placebos_the_largest_is_missing() -> None:

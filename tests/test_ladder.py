@@ -10,13 +10,17 @@ from interp.analyses.evidence import CausalEvidence, Evidence, Rule
 from interp.analyses.ladder import RUNGS, climb
 
 CAUSAL = CausalEvidence(
+    outcome="content",
     n_found=4,
     interaction=0.3,
     low=0.2,
     high=0.4,
     n_matched_sets=100,
+    n_possible_sets=4960,
     share_below=1.0,
     largest_placebo=0.05,
+    n_placebos=10,
+    n_placebos_run=10,
 )
 STRONG = Evidence(
     n_sources=(1, 1),
@@ -64,9 +68,16 @@ def test_everything_that_holds_is_causal() -> None:
         ({"causal": None}, "associational"),
         ({"causal": replace(CAUSAL, low=-0.1)}, "associational"),
         ({"causal": replace(CAUSAL, n_matched_sets=99)}, "associational"),
+        ({"causal": replace(CAUSAL, n_matched_sets=31, n_possible_sets=31)}, "causal"),
+        ({"causal": replace(CAUSAL, n_matched_sets=30, n_possible_sets=31)}, "associational"),
+        ({"causal": replace(CAUSAL, n_matched_sets=20, n_possible_sets=20)}, "causal"),
+        ({"causal": replace(CAUSAL, n_matched_sets=19, n_possible_sets=19)}, "associational"),
+        ({"causal": replace(CAUSAL, n_matched_sets=0, n_possible_sets=0)}, "associational"),
         ({"causal": replace(CAUSAL, share_below=0.94)}, "associational"),
         ({"causal": replace(CAUSAL, largest_placebo=0.3)}, "associational"),
         ({"causal": replace(CAUSAL, largest_placebo=float("nan"))}, "associational"),
+        ({"causal": replace(CAUSAL, n_placebos_run=4)}, "causal"),
+        ({"causal": replace(CAUSAL, n_placebos_run=0)}, "associational"),
         ({"causal": replace(CAUSAL, n_found=0)}, "associational"),
     ],
 )
@@ -80,6 +91,49 @@ def test_the_sentence_names_what_stood_in_the_way() -> None:
 
     assert "0 expert(s) confirmed on unseen sources" in undecided.sentence
     assert "0.3000 nats per token (95 % interval -0.1000 to 0.4000)" in stopped.sentence
+
+
+@pytest.mark.parametrize("outcome", ["option", "letter", "greedy"])
+def test_an_interaction_of_right_answers_is_not_called_nats(outcome: str) -> None:
+    verdict = climb(replace(STRONG, causal=replace(CAUSAL, outcome=outcome)), n_experts=32)
+
+    said = [step.found for step in verdict.steps if step.rung == "causal"]
+    assert all("0.3000 (share of right answers)" in each for each in said)
+    assert "nats" not in "".join([*said, verdict.sentence])
+
+
+def test_the_answer_says_how_many_matched_sets_are_needed_or_exist() -> None:
+    def said(**changes: object) -> str:
+        causal = replace(CAUSAL, **changes)
+        return climb(replace(STRONG, causal=causal), n_experts=32).steps[-2].found
+
+    assert said().endswith("of 100% of 100 matched random sets")
+    assert said(n_matched_sets=31, n_possible_sets=31).endswith("sets, all that there are")
+    assert said(n_matched_sets=7, n_possible_sets=7).endswith(
+        "7 matched random sets, and 20 are needed"
+    )
+    assert said(n_matched_sets=0, n_possible_sets=0).startswith("no matched random set was taken")
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.95, 20), (0.9, 10), (0.99, 100), (0.5, 2)])
+def test_so_few_sets_that_the_share_cannot_be_seen_never_do(share: float, least: int) -> None:
+    rule = Rule(share_of_matched_sets=share)
+
+    assert rule.needed_sets(1) == least
+    assert rule.needed_sets(10**9) == 100
+
+
+def test_the_answer_says_how_many_placebos_were_run() -> None:
+    def last(**changes: object) -> str:
+        causal = replace(CAUSAL, **changes)
+        return climb(replace(STRONG, causal=causal), n_experts=32).steps[-1].found
+
+    assert last().endswith("0.0500 of the largest of 10 placebo contrast(s)")
+    assert last(n_placebos_run=4).endswith("4 placebo contrast(s) that could be run, of 10")
+    assert last(n_placebos_run=0) == ("no placebo contrast was run: all 10 have too few prompts")
+    assert last(n_placebos_run=0, n_placebos=0) == "no placebo contrast was run"
+    assert last(n_found=0) == "no expert was found to take out"
+    assert "too few prompts to find" in last(n_found=0, interaction=float("nan"))
 
 
 def test_the_margin_is_half_of_an_even_share() -> None:
@@ -104,23 +158,31 @@ def expected_rung(e: Evidence) -> str:
     larger = e.sham_effect != e.sham_effect or abs(e.largest_effect) > e.sham_effect
     if e.surface_p <= 0.05 and e.n_confirmed > 0 and larger:
         c = e.causal
-        both = c is not None and c.n_found > 0 and c.low > 0 and c.n_matched_sets >= 100
-        beyond = both and c.share_below >= 0.95 and c.interaction > c.largest_placebo
+        both = c is not None and c.n_found > 0 and c.low > 0
+        # 100 sets or more, or every one that there is if these are 20 or more
+        is_all = both and c.n_matched_sets >= c.n_possible_sets and c.n_matched_sets >= 20
+        enough = both and (c.n_matched_sets >= 100 or is_all)
+        beyond = enough and c.share_below >= 0.95 and c.interaction > c.largest_placebo
+        beyond = beyond and c.n_placebos_run > 0
         return "causal" if beyond else "associational"
     return "insufficient"
 
 
 shares = st.sampled_from([0.0, 0.001, 0.05, 0.5, 0.8, 0.95, 1.0, float("nan")])
-counts = st.sampled_from([0, 1, 2, 5, 100])
+counts = st.sampled_from([0, 1, 2, 5, 19, 20, 31, 99, 100, 5000])
 causal = st.builds(
     CausalEvidence,
+    outcome=st.sampled_from(["content", "option"]),
     n_found=counts,
     interaction=shares,
     low=shares,
     high=shares,
     n_matched_sets=counts,
+    n_possible_sets=counts,
     share_below=shares,
     largest_placebo=shares,
+    n_placebos=counts,
+    n_placebos_run=counts,
 )
 
 

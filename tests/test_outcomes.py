@@ -17,8 +17,11 @@ from interp.hooks.knockout_check import refuse_ignored
 from interp.hooks.measures import measure_prompts
 from interp.hooks.noise_floor import measure_noise_floor
 from interp.hooks.outcome_texts import greedy_answers, is_said, outcome_texts
-from interp.hooks.outcomes import mean_logprobs
+from interp.hooks.outcomes import ScoredText, mean_logprobs
 from interp.hooks.render import render_prompt
+from interp.hooks.tap import RoutingTap
+from tests.test_interventions import SETTINGS, model_of
+from tests.tiny_families import is_in_this_version
 
 ASKED = (
     ("Question: two plus two?", ("3", "4", "add"), "B"),
@@ -247,8 +250,57 @@ def test_experts_that_say_nothing_are_an_error(tiny: Any, prompts: Any) -> None:
             layer.mlp.experts.down_proj[:] = 0
             layer.mlp.experts.down_proj_bias[:] = 0
 
-    with pytest.raises(ModelError, match="not one logit moved"):
+    with pytest.raises(ModelError, match="of layer 0 out, and what the layer puts out stayed"):
         refuse_ignored(tiny.model, text, reroute, name="reroute")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("knockout", KNOCKOUTS)
+def test_one_layer_whose_experts_choose_by_themselves_is_an_error(
+    tiny: Any, prompts: Any, layer: int, knockout: str
+) -> None:
+    """Its router is edited and its experts are given the others, but go by a copy of their own."""
+    text = outcome_texts(prompts, tiny.tokenizer, outcome="content")[0]
+    block = tiny.model.model.layers[layer].mlp
+    own, run = deepcopy(block.router), block.experts.forward
+
+    def by_itself(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        _, weights, indices = own(hidden)
+        return run(hidden, indices, weights)
+
+    block.experts.forward = by_itself
+
+    with pytest.raises(
+        ModelError, match=f"of layer {layer} out, and what the layer|on layer {layer}: "
+    ):
+        refuse_ignored(tiny.model, text, KNOCKOUTS[knockout], name=knockout)
+
+
+@pytest.mark.parametrize("family", list(filter(is_in_this_version, SETTINGS)))
+def test_knockouts_of_every_family_are_no_error(family: str) -> None:
+    tokens = np.arange(3, 20)
+    text = ScoredText(prompt=0, token_id=tokens, scored=tokens[:4])
+
+    for name, knockout in KNOCKOUTS.items():
+        assert refuse_ignored(model_of(family), text, knockout, name=name) is None
+
+
+def test_a_busiest_expert_that_says_nothing_is_no_layer_that_ignores(
+    tiny: Any, prompts: Any
+) -> None:
+    text = outcome_texts(prompts, tiny.tokenizer, outcome="content")[0]
+    with RoutingTap(tiny.model, sites=("expert_indices",)) as tap, torch.no_grad():
+        tiny.model(input_ids=torch.from_numpy(text.token_id)[None])
+        chosen = tap.take().expert_indices[:, 1]
+    experts = tiny.model.model.layers[1].mlp.experts
+    busiest = int(chosen.flatten().mode().values)
+    with torch.no_grad():
+        experts.down_proj[busiest], experts.down_proj_bias[busiest] = 0, 0
+
+    refuse_ignored(tiny.model, text, zero, name="zero")
+
+    usual = mean_logprobs(tiny.model, [text])
+    assert mean_logprobs(tiny.model, [text], under=zero(tiny.model, [(1, busiest)])) == usual
 
 
 def test_noise_floor_of_float32_is_rounding(tiny: Any, prompts: Any) -> None:
@@ -267,7 +319,6 @@ def test_noise_floor_of_another_dtype_counts_flips(
     tiny: Any, tiny_folder: Any, prompts: Any
 ) -> None:
     from interp.hooks.load import load_model
-    from interp.hooks.tap import RoutingTap
 
     other = load_model(str(tiny_folder), dtype="bfloat16", device_map="cpu").model
     texts = outcome_texts(prompts, tiny.tokenizer, outcome="content")

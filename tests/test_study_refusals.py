@@ -6,13 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interp.report_experiments import experiment_section
 
 from interp import study_run
 from interp.cache.errors import InputError
 from interp.experiment_settings import ExperimentSettings
 from interp.hooks.settings import DEFAULT_SITES, GenerationSettings
 from interp.organisms import ORGANISMS, check_model, model_path, path
-from interp.report_experiments import experiment_section
 from interp.results import read_results, write_results
 from interp.study_capture import capture_settings, refuse_outcome
 from interp.study_config import StudyConfig
