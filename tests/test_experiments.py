@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from interp.report_experiments import experiment_section
 from scipy import stats
 
 from interp.cache.errors import InputError
@@ -40,6 +39,7 @@ from interp.hooks.interventions import replay_routing
 from interp.hooks.outcomes import mean_logprobs
 from interp.hooks.settings import CaptureSettings
 from interp.report import with_numbers
+from interp.report_questions import PANELS
 from interp.results import EXPERIMENT_TABLES, read_results, write_results
 from tests.store_samples import expect_valid
 from tests.synthetic_study import synthetic_results
@@ -615,9 +615,8 @@ def test_tables_go_into_the_results_of_a_study_and_its_report(
         assert list(held) == list(table)
     assert set(done.of_results()) == set(EXPERIMENT_TABLES) - {"experiment_second_model"}
     assert again.experiment_slope["outcome"].tolist() == ["content"]
-    page = experiment_section(again)
-    assert "each further expert that is taken out adds" in page
-    assert '<th class="number">slope_low</th>' in page
+    (dose,) = (panel for panel in PANELS if panel.name == "dose_response")
+    assert "each further expert that is taken out adds" in dose.sentences(again)[0]
     assert again.experiments["experts"][0] == done.test.main.row()["experts"]
     np.testing.assert_allclose(again.experiments["interaction"][0], done.test.main.value)
 
