@@ -44,6 +44,8 @@ def _of(name: str, sentences: Callable[..., list[str]]) -> Sentences:
 
 OWN_PANELS = ("experiment_dose", "experiment_slope", "experiment_second_model")
 """Tables of experiments that have a panel of their own."""
+BESIDE_FOUND = tuple(name for name in EXPERIMENT_TABLES if name not in OWN_PANELS)
+"""The other tables of experiments."""
 ASKED = {
     "experiment_candidates": "used more under benchmark",
     "experiment_matched": "matched random sets",
@@ -120,8 +122,8 @@ PANELS = (
     Panel(
         name="interventions",
         heading="Who is hurt when experts are taken out?",
-        tables=tuple(name for name in EXPERIMENT_TABLES if name not in OWN_PANELS),
-        absent=("experiments",),
+        tables=BESIDE_FOUND,
+        absent=(*BESIDE_FOUND, "experiment_notes"),
         sentences=_of("experiments", own_sentences),
         is_optional=True,
     ),

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from interp.report_experiments import experiment_section
 
 from interp import study_run
 from interp.cache.errors import InputError
 from interp.experiment_settings import ExperimentSettings
 from interp.hooks.settings import DEFAULT_SITES, GenerationSettings
 from interp.organisms import ORGANISMS, check_model, model_path, path
+from interp.report_first import left_out
+from interp.report_panels import drawn_panel
+from interp.report_questions import PANELS
 from interp.results import read_results, write_results
 from interp.study_capture import capture_settings, refuse_outcome
 from interp.study_config import StudyConfig
@@ -230,4 +232,8 @@ def test_what_an_experiment_left_out_is_in_the_results_and_the_report(
     assert written.run["experiments_left_out"] == ["The store holds no norms."]
     assert written.absent["experiment_notes"] == "The store holds no norms."
     assert "experiment_sufficiency" not in written.absent
-    assert "The store holds no norms." in experiment_section(written)
+    assert "The store holds no norms." in left_out(written)
+    (panel,) = (each for each in PANELS if each.name == "interventions")
+    drawn = drawn_panel(panel, written)
+    assert drawn is not None
+    assert "The store holds no norms." in drawn.body
