@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from interp.cache.background import BackgroundWriter
@@ -227,8 +228,36 @@ def captured(
                 if max(members) < start:
                     continue
                 batch = [rendered[each] for each in members]
-                found |= zip(members, _run(loaded, tap, batch, settings), strict=True)
+                found |= zip(members, halving(loaded, tap, batch, settings), strict=True)
             yield from (found[each] for each in span if each >= start)
+
+
+def halving(
+    loaded: LoadedModel,
+    tap: RoutingTap,
+    batch: Sequence[RenderedPrompt],
+    settings: CaptureSettings,
+) -> list[PromptActivations]:
+    """The activations of a batch; in two halves, and these likewise, where memory is too small.
+
+    Raises:
+        InputError: If even one prompt alone does not fit.
+    """
+    try:
+        return _run(loaded, tap, batch, settings)
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise InputError(
+                f"a prompt of {len(batch[0].token_id)} tokens does not fit into the memory of the "
+                "device with what is recorded of it; record fewer sites or positions, or leave "
+                "such prompts out"
+            ) from error
+    tap.discard()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    halves = batch[:middle], batch[middle:]
+    return [each for half in halves for each in halving(loaded, tap, half, settings)]
 
 
 def _run(

@@ -125,6 +125,10 @@ class RoutingTap:
         finally:
             self._forget()
 
+    def discard(self) -> None:
+        """Forget the passes since the last `take`, such as one that failed half-way."""
+        self._forget()
+
     def _remove(self) -> None:
         for undo in self._undo:
             undo()

@@ -240,3 +240,41 @@ def test_a_copy_without_text_says_with_what_settings_it_was_captured(
     ours, theirs = (open_store(tmp_path / name).provenance for name in ("a.moe", "shelf"))
     assert theirs["settings"] == ours["settings"]
     assert "source_licenses" not in ours
+
+
+class SmallDevice:
+    """A model whose device takes batches of so many rows, padding included, and no more."""
+
+    def __init__(self, model: torch.nn.Module, rows: int) -> None:
+        self.rows, self.refused = rows, 0
+        model.model.layers[1].register_forward_pre_hook(self.check, with_kwargs=True)  # type: ignore[union-attr, index]
+
+    def check(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[0] * hidden.shape[1] > self.rows:
+            self.refused += 1
+            raise torch.OutOfMemoryError("no memory left")
+
+
+def test_a_batch_that_does_not_fit_is_run_in_halves(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = captured(tiny, tmp_path / "a.moe", positions="all", batch_tokens=10_000, logprobs=True)
+    monkeypatch.setattr("interp.hooks.capture.self_check", lambda *_, **__: {"experts_path": []})
+    device = SmallDevice(tiny.model, rows=300)
+
+    halved = captured(tiny, tmp_path / "b.moe", positions="all", batch_tokens=10_000, logprobs=True)
+
+    assert device.refused > 0
+    np.testing.assert_array_equal(halved.token_id, usual.token_id)
+    np.testing.assert_array_equal(halved.router().expert_indices, usual.router().expert_indices)
+    np.testing.assert_allclose(halved.logprob, usual.logprob, atol=1e-5)
+
+
+def test_a_prompt_that_does_not_fit_alone_is_refused(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.hooks.capture.self_check", lambda *_, **__: {"experts_path": []})
+    SmallDevice(tiny.model, rows=50)
+    with pytest.raises(InputError, match=r"a prompt of \d+ tokens does not fit into the memory"):
+        captured(tiny, tmp_path / "a.moe")
