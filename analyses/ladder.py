@@ -166,10 +166,12 @@ def _surface(evidence: Evidence, rule: Rule, margin: float) -> tuple[Step, ...]:
 
 def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
     has_sham = not isnan(evidence.sham_effect)
-    against = (
-        f"the largest confirmed effect is {evidence.largest_effect:.4f}, the sham's "
-        f"{evidence.sham_effect:.4f}"
+    largest = (
+        "no effect is confirmed"
+        if isnan(evidence.largest_effect)
+        else f"the largest confirmed effect is {evidence.largest_effect:.4f}"
     )
+    against = f"{largest}, the sham's is {evidence.sham_effect:.4f}"
     return (
         Step(
             rung="associational",

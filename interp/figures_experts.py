@@ -55,11 +55,8 @@ def volcano(results: Results, *, view: str = "Surface") -> go.Figure:
         InputError: If no expert was tested.
     """
     experts = table_of(results, "experts")
-    views = {
-        label: _points(experts, *columns)
-        for label, columns in KINDS.items()
-        if np.isfinite(column(experts, columns[0])).any()
-    }
+    kinds = _drawn_kinds(experts)
+    views = {label: _points(experts, *KINDS[label]) for label in kinds}
     figure = go.Figure()
     tested = results.run.get("experts", {})
     margin = 100 * float(tested.get("margin", 0.5 / float(results.run["n_experts"])))
@@ -78,6 +75,17 @@ def volcano(results: Results, *, view: str = "Surface") -> go.Figure:
     show_views(figure, views, shown=view if view in views else next(reversed(views)))
     _axes(figure, margin)
     return figure
+
+
+def _drawn_kinds(experts: pd.DataFrame) -> list[str]:
+    """Those with effects and q; where no expert has a q, all that have effects."""
+    known = {label: np.isfinite(column(experts, effect)) for label, (effect, *_) in KINDS.items()}
+    tested = [
+        label
+        for label, (*_, q) in KINDS.items()
+        if (known[label] & np.isfinite(column(experts, q))).any()
+    ]
+    return tested or [label for label, is_known in known.items() if is_known.any()]
 
 
 def _points(experts: pd.DataFrame, effect: str, low: str, high: str, q: str) -> list[go.Scatter]:

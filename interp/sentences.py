@@ -122,7 +122,7 @@ def unseen_sentence(probes: pd.DataFrame) -> str:
         f"layer {top['layer']:.0f}, has AUROC {top['auroc']:.2f}, {top['gain']:+.2f} over "
         f"{top['best_baseline']} alone ({surface['auroc']:.2f}); 95 % interval of the gain "
         f"{top['gain_low']:+.2f} to {top['gain_high']:+.2f}, not corrected for choosing the best. "
-        f"The interval lies above 0 for {n_above}."
+        f"The interval of {n_above or 'none'} of them lies above 0."
     )
 
 

@@ -195,3 +195,12 @@ def test_a_study_without_surface_adjusted_effects_shows_those_it_has() -> None:
     labels = [button.label for button in figure.layout.updatemenus[0].buttons]
     assert labels == ["Raw", "Token"]
     assert figure.layout.meta["summary"] == "No surface-adjusted effect is in these results."
+
+
+def test_a_view_without_any_q_is_left_out_where_another_has_one() -> None:
+    untested = RESULTS.experts.assign(surface_adjusted_q_bh=np.nan)
+    figure = volcano(dataclasses.replace(RESULTS, experts=untested))
+
+    assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["Raw", "Token"]
+    none = untested.assign(raw_q_bh=np.nan, q_bh=np.nan)
+    assert len(volcano(dataclasses.replace(RESULTS, experts=none)).data) == 9
