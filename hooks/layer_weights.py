@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from interp.hooks.mxfp4 import unpacked
 
 class LayerWeights:
     """Puts the weights of one layer after another into a model, and reads the next one meanwhile.
+
+    A context manager, which ends the thread that reads.
 
     Args:
         name_or_path: A hub name or a directory with safetensors files.
@@ -50,6 +53,17 @@ class LayerWeights:
         self._next: tuple[int, Future[dict[str, Tensor]]] | None = None
         large = self._checkpoint.around(EMBEDDING, UNEMBEDDING)
         self._put(set(self._checkpoint.around()) - set(large))
+
+    def __enter__(self) -> "LayerWeights":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     @contextmanager
     def layer(self, number: int) -> Iterator[nn.Module]:

@@ -70,28 +70,27 @@ def capture_streamed(
             "a streamed capture has no model to answer with; leave out max_new_tokens, or capture "
             "with the engine memory"
         )
-    weights = LayerWeights(name_or_path, dtype=dtype)
-    model = weights.model
-    rendered = rendered_prompts(prompts, weights.loaded.tokenizer, settings)
-    blocks = chosen_blocks(model, settings.layers)
-    provenance = capture_provenance(
-        weights.loaded,
-        prompts,
-        settings=settings,
-        registered=registered,
-        path=experts_path(blocks, [block.layer for block in blocks]),
-    ) | {"engine": "stream", "device": "cpu"}
-    layout = model_layout(model, settings)
-    folder = out.parent / f".{out.name}.layers" if scratch is None else scratch
-    with StoreWriter(out, layout=layout, provenance=provenance, part_mb=part_mb) as writer:
-        if writer.is_complete:
-            return False
-        with Scratch(folder, provenance) as kept:
-            batches = StreamBatches.of(rendered, settings)
-            stream = StreamedPasses(weights, batches, settings, kept)
-            stream.run(progress=progress)
-            writer.note_self_check(stream.self_check())
-            for index in range(writer.n_prompts, len(rendered)):
-                writer.add(stream.activations(index))
-    kept.remove()
+    with LayerWeights(name_or_path, dtype=dtype) as weights:
+        rendered = rendered_prompts(prompts, weights.loaded.tokenizer, settings)
+        blocks = chosen_blocks(weights.model, settings.layers)
+        provenance = capture_provenance(
+            weights.loaded,
+            prompts,
+            settings=settings,
+            registered=registered,
+            path=experts_path(blocks, [block.layer for block in blocks]),
+        ) | {"engine": "stream", "device": "cpu"}
+        layout = model_layout(weights.model, settings)
+        folder = out.parent / f".{out.name}.layers" if scratch is None else scratch
+        with StoreWriter(out, layout=layout, provenance=provenance, part_mb=part_mb) as writer:
+            if writer.is_complete:
+                return False
+            with Scratch(folder, provenance) as kept:
+                batches = StreamBatches.of(rendered, settings)
+                passes = StreamedPasses(weights, batches, settings, kept)
+                passes.run(progress=progress)
+                writer.note_self_check(passes.self_check())
+                for index in range(writer.n_prompts, len(rendered)):
+                    writer.add(passes.activations(index))
+        kept.remove()
     return True

@@ -130,23 +130,13 @@ def test_mxfp4_is_unpacked_as_transformers_does() -> None:
 
 
 def test_one_layer_has_weights_at_a_time() -> None:
-    weights = LayerWeights(organisms.path("toy"))
-    held = [
-        [number for number, layer in enumerate(weights.layers) if has_weights(layer)]
-        for each in range(len(weights.layers))
-        if weights_of(weights, each)
-    ]
-
-    assert held == [[]] * 4
-    with weights.layer(2):
-        assert [has_weights(layer) for layer in weights.layers] == [False, False, True, False]
-        assert weights.model.get_input_embeddings().weight.is_meta
-
-
-def weights_of(weights: LayerWeights, number: int) -> bool:
-    """Put one layer in and take it out again; whether it was there."""
-    with weights.layer(number) as layer:
-        return has_weights(layer)
+    with LayerWeights(organisms.path("toy")) as weights:
+        for number in range(4):
+            with weights.layer(number):
+                held = [each for each, layer in enumerate(weights.layers) if has_weights(layer)]
+                assert held == [number]
+                assert weights.model.get_input_embeddings().weight.is_meta
+        assert not any(map(has_weights, weights.layers))
 
 
 def has_weights(layer: torch.nn.Module) -> bool:
