@@ -2,6 +2,7 @@
 # make test      install what the tests need and run everything
 # make test-fast the inner loop of a developer: no slow tests, no installation
 # make docs      build the pages into build/html, every example run, warnings as errors
+# make bench     every claim on speed and size, measured again into build/benchmarks.md
 # make test-oldest   what concerns captures, with the oldest transformers that pyproject.toml allows
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -17,7 +18,7 @@ PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 TESTS_OLDEST := $(patsubst %, tests/test_%.py, capture checkpoint families generation \
 	gpt_oss_oracle interventions render self_check tap)
 
-.PHONY: demo test test-fast test-oldest docs lint format clean
+.PHONY: demo test test-fast test-oldest docs bench lint format clean
 
 demo: .venv/capture
 	rm -rf demo
@@ -36,6 +37,9 @@ test-oldest: .venv-oldest/capture
 docs: .venv/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet --jobs auto docs build/html
 	@echo build/html/index.html
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/all.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
