@@ -11,7 +11,6 @@ other one without loading the model.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -50,9 +49,9 @@ def prompts(n_tokens: int, width: int = 256) -> list[Prompt]:
     ]
 
 
-def run(engine: str, model: Path, out: Path, n_tokens: int) -> dict[str, Any]:
+def run(engine: str, model: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Capture once; seconds, tokens, and the most memory of this process in GiB."""
-    settings = CaptureSettings(batch_tokens=4096)
+    settings, n_tokens = CaptureSettings(batch_tokens=options.batch_tokens), options.tokens
     loaded = load_model(model, device_map="cpu") if engine == "memory" else None
     given, begin = prompts(n_tokens), time.perf_counter()
     before = peak()
@@ -71,7 +70,9 @@ def run(engine: str, model: Path, out: Path, n_tokens: int) -> dict[str, Any]:
 
 def peak() -> float:
     """The most memory that this process had so far, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(kib) * 1024 / GIB
 
 
 def in_a_process(engine: str, options: argparse.Namespace, number: int) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def in_a_process(engine: str, options: argparse.Namespace, number: int) -> dict[
     out = options.folder / f"{engine}-{number}.moe"
     command = [sys.executable, __file__, "--folder", str(options.folder), "--engine", engine]
     command += ["--tokens", str(options.tokens), "--out", str(out), "--layers", str(options.layers)]
+    command += ["--batch-tokens", str(options.batch_tokens)]
     done = subprocess.run(  # noqa: S603 - this script
         [*command, "--experts", str(options.experts)], check=True, stdout=subprocess.PIPE
     )
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--engine", choices=("memory", "stream"))
     parser.add_argument("--out", type=Path)
@@ -99,7 +102,7 @@ def main() -> None:
     model = options.folder / f"gpt-oss-{options.layers}x{options.experts}"
     save_checkpoint(model, layers=options.layers, experts=options.experts)
     if options.engine:
-        print(json.dumps(run(options.engine, model, options.out, options.tokens)))
+        print(json.dumps(run(options.engine, model, options.out, options)))
         return
     report(options, lambda engine, number: in_a_process(engine, options, number))
 
