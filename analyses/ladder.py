@@ -118,9 +118,17 @@ def _power(evidence: Evidence, rule: Rule, margin: float) -> Step:
     return Step(
         rung="insufficient",
         asks=f"power of {rule.min_power:.0%} to find an effect of the margin",
-        found=f"an effect of {margin:.4f} on the median expert would be found in "
-        f"{evidence.power:.0%} of such studies",
+        found=_would_be_found(evidence, margin),
         holds=evidence.power >= rule.min_power,
+    )
+
+
+def _would_be_found(evidence: Evidence, margin: float) -> str:
+    if isnan(evidence.power):
+        return "no expert could be tested, so what would be found is not known"
+    return (
+        f"an effect of {margin:.4f} on the median expert would be found in "
+        f"{evidence.power:.0%} of such studies"
     )
 
 
@@ -134,6 +142,8 @@ def _equal(evidence: Evidence, margin: float) -> Step:
 
 
 def _inside(name: str, n_outside: int, n_tested: int, margin: float) -> str:
+    if not n_tested:
+        return f"no expert has a {name} 90 % interval"
     if not n_outside:
         return f"the {name} 90 % intervals of all {n_tested} experts lie inside +-{margin:.4f}"
     return f"{n_outside} of {n_tested} {name} 90 % intervals are not inside +-{margin:.4f}"

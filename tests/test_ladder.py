@@ -136,6 +136,18 @@ def test_the_answer_says_how_many_placebos_were_run() -> None:
     assert "too few prompts to find" in last(n_found=0, interaction=float("nan"))
 
 
+def test_where_no_expert_was_tested_no_number_is_made_up() -> None:
+    nothing = replace(STRONG, n_tested=0, n_raw_outside=1, n_surface_outside=1, causal=None)
+    verdict = climb(replace(nothing, power=float("nan")), n_experts=32)
+    found = [step.found for step in verdict.steps]
+
+    assert found[1] == "no expert could be tested, so what would be found is not known"
+    assert found[2] == "no expert has a raw 90 % interval"
+    assert found[4] == "no expert has a surface-adjusted 90 % interval"
+    assert not any(step.holds for step in verdict.steps[1:3])
+    assert "nan" not in "".join([*found, verdict.sentence])
+
+
 def test_the_margin_is_half_of_an_even_share() -> None:
     assert Rule().margin(32) == 1 / 64
     assert "+-0.0156" in climb(replace(STRONG, n_raw_outside=0), n_experts=32).sentence
