@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from interp.analyses.evidence import counted
+
 COMPARED = ("benchmark", "organic")
 LADDER = {
     "insufficient": "too few prompts or sources to say",
@@ -43,11 +45,6 @@ def compared_sentence(run: Mapping[str, Any]) -> str:
     )
 
 
-def counted(count: float, noun: str) -> str:
-    """A count with its noun, in the plural where it must be."""
-    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
-
-
 def divergence_sentence(divergence: pd.DataFrame) -> str:
     """The largest raw divergence against its null, and what vocabulary explains over the layers."""
     rows = divergence[divergence["raw_bits"].notna()]
@@ -59,7 +56,7 @@ def divergence_sentence(divergence: pd.DataFrame) -> str:
     is_least = top.p_value <= 1.000001 / (top.n_permutations + 1)
     certainty = f"the least that {shuffles} can show" if is_least else f"from {shuffles}"
     return (
-        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.3f} bits, against "
+        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.4f} bits, against "
         f"a null with mean {top.raw_null_bits:.4f} and 95 % quantile {top.raw_null_high_bits:.4f} "
         f"(p = {top.p_value:.2g}, {certainty}). In {len(above)} of {counted(len(rows), 'layer')} "
         f"it lies above that quantile, each layer tested by itself. {_vocabulary_clause(above)}"

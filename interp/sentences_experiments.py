@@ -4,8 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.analyses.evidence import unit_of_outcome
-from interp.sentences import counted
+from interp.analyses.evidence import counted, unit_of_outcome
 
 
 def own_sentences(contrasts: pd.DataFrame) -> list[str]:

@@ -33,11 +33,16 @@ def small_divergence(**changes: float) -> pd.DataFrame:
 
 def test_divergence_sentence_names_the_largest_layer_and_its_null() -> None:
     said = divergence_sentence(small_divergence())
-    assert "largest at layer 7: 0.200 bits, against a null with mean 0.0020" in said
+    assert "largest at layer 7: 0.2000 bits, against a null with mean 0.0020" in said
     assert "p = 0.005, the least that 200 shuffles of" in said
     assert "In 1 of 2 layers it lies above" in said
     assert "Vocabulary explains 47 % of it, judged on the" in said
     assert "above the 95 % quantile of its own null (flipped signs) in 2 of 2 layers" in said
+
+
+def test_a_divergence_as_small_as_its_null_is_not_rounded_to_zero() -> None:
+    said = divergence_sentence(small_divergence(raw_bits=0.0014))
+    assert "largest at layer 7: 0.0014 bits, against a null with mean 0.0020" in said
 
 
 def test_divergence_sentence_gives_the_range_of_shares_over_the_layers_above_their_null() -> None:
