@@ -8,7 +8,14 @@ from interp.analyses.evidence import counted, unit_of_outcome
 
 
 def own_sentences(contrasts: pd.DataFrame) -> list[str]:
-    """Where else the found set matters most, which is no placebo."""
+    """What must not be trusted in the main contrast, and where else the found set matters most."""
+    main = contrasts[contrasts["role"] == "main"]
+    notes = main["notes"].dropna() if "notes" in main else []
+    return [*(str(note) for note in notes if note), *_elsewhere(contrasts)]
+
+
+def _elsewhere(contrasts: pd.DataFrame) -> list[str]:
+    """The largest interaction under a placebo contrast, which is no placebo."""
     placebos = contrasts[contrasts["role"] == "placebo"].dropna(subset="interaction_of_main_set")
     if placebos.empty:
         return []
