@@ -230,6 +230,8 @@ def test_two_studies_stand_side_by_side(store: Store, results: Results) -> None:
     assert report.figures["load"].data[1].y[0] != 1.25
     panel = section_of(report.page, "load")
     assert panel.index("Study 1: tiny-moe") < panel.index("Study 2: other-moe")
+    head = "<thead><tr><th>Question</th><th>Study 1: tiny-moe</th><th>Study 2: other-moe</th>"
+    assert head in section_of(report.page, "summary")
     assert "Not in this study." in section_of(report.page, "interventions")
     ids = re.findall(' id="([^"]+)"', own_part(report.page))
     assert len(ids) == len(set(ids))
