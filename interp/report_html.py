@@ -21,8 +21,10 @@ NO_SCRIPT = (
     '<noscript><p class="absent">This figure needs JavaScript. What it says stands below, with '
     "the first rows of its numbers.</p></noscript>"
 )
-LARGEST_FIRST = ("surface_adjusted_effect", "effect", "association", "npmi", "saliency")
-LARGEST_FIRST += ("interaction", "usage_prompt_mean", "usage")
+LARGEST_FIRST = (
+    *("surface_adjusted_effect", "effect", "association", "npmi", "saliency", "interaction"),
+    *("usage_prompt_mean", "usage"),
+)
 """Columns by whose size the rows of a longer table are put first, the first that it has."""
 STATIC_ROWS = 12
 """Rows of a table that a reader without JavaScript sees; results.json has all of them."""

@@ -10,8 +10,8 @@ from interp.analyses.evidence import counted, unit_of_outcome
 def own_sentences(contrasts: pd.DataFrame) -> list[str]:
     """What must not be trusted in the main contrast, and where else the found set matters most."""
     main = contrasts[contrasts["role"] == "main"]
-    notes = main["notes"].dropna() if "notes" in main else []
-    return [*(str(note) for note in notes if note), *_elsewhere(contrasts)]
+    notes = [str(note) for note in main.get("notes", pd.Series()).dropna() if note]
+    return [*notes, *_elsewhere(contrasts)]
 
 
 def _elsewhere(contrasts: pd.DataFrame) -> list[str]:
