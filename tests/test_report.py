@@ -313,6 +313,10 @@ def test_the_calibration_is_that_of_its_page() -> None:
     )
     told_there = {name: (known, tuple(map(int, counts))) for name, known, *counts in rows}
     assert told_there == {cell.simulated: (cell.known, cell.verdicts) for cell in CALIBRATED}
+    equal = sum(counts[1] for known, counts in told_there.values() if known not in RUNGS[:2])
+    assert f"{equal} of 600 such studies said it" in page
+    summary = calibration().layout.meta["summary"]
+    assert f"Of these {equal} say no difference where vocabulary or position makes one" in summary
     drawn = {trace.name: list(trace.x) for trace in calibration().data}
     for place, rung in enumerate(RUNGS):
         shares = [cell.verdicts[place] / 2 for cell in CALIBRATED]
