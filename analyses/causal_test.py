@@ -124,6 +124,7 @@ class CausalTest:
             largest_placebo=self.largest_placebo,
             n_placebos=len(self.placebos),
             n_placebos_run=sum(each.is_run for each in self.placebos),
+            n_placebos_found=sum(len(each.experts) > 0 for each in self.placebos),
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil
+from typing import SupportsFloat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,16 @@ def unit_of_outcome(outcome: str) -> str:
     return "(share of right answers)" if outcome in RIGHT_ANSWERS else "nats per token"
 
 
+def counted(count: SupportsFloat, noun: str) -> str:
+    """A count with its noun, in the plural where it must be.
+
+    Example:
+        >>> counted(1, "source"), counted(1200, "token")
+        ('1 source', '1,200 tokens')
+    """
+    return f"{float(count):,.0f} {noun}{'' if float(count) == 1 else 's'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CausalEvidence:
     """What taking out the found experts did, beside everything it must be larger than."""
@@ -84,12 +95,14 @@ class CausalEvidence:
     share_below: float
     """Share of them with a smaller interaction, 0 to 1."""
     largest_placebo: float
-    """Largest interaction of all placebo contrasts, in the unit of the outcome; NaN if none was
-    run."""
+    """Largest interaction of all placebo contrasts, in the unit of the outcome; one that found no
+    expert counts as 0; NaN if none was run."""
     n_placebos: int
     """Placebo contrasts that the suite has."""
     n_placebos_run: int
     """Of them, those with enough prompts to find experts in one half and test them in the other."""
+    n_placebos_found: int
+    """Of those, the ones that found an expert."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from math import isnan
 
 import pandas as pd
 
-from interp.analyses.evidence import CausalEvidence, Evidence, Rule, unit_of_outcome
+from interp.analyses.evidence import CausalEvidence, Evidence, Rule, counted, unit_of_outcome
 
 RUNGS = ("insufficient", "no_difference", "surface", "associational", "causal")
 """What a study may claim, least first."""
@@ -109,7 +109,7 @@ def _unit(evidence: Evidence) -> Step:
     return Step(
         rung="insufficient",
         asks="two sources a condition, or items under both conditions",
-        found=f"benchmark has {benchmark} source(s), organic {organic}, and {pairs}",
+        found=f"benchmark has {counted(benchmark, 'source')}, organic {organic}, and {pairs}",
         holds=evidence.is_paired or min(benchmark, organic) >= 2,
     )
 
@@ -118,9 +118,17 @@ def _power(evidence: Evidence, rule: Rule, margin: float) -> Step:
     return Step(
         rung="insufficient",
         asks=f"power of {rule.min_power:.0%} to find an effect of the margin",
-        found=f"an effect of {margin:.4f} on the median expert would be found in "
-        f"{evidence.power:.0%} of such studies",
+        found=_would_be_found(evidence, margin),
         holds=evidence.power >= rule.min_power,
+    )
+
+
+def _would_be_found(evidence: Evidence, margin: float) -> str:
+    if isnan(evidence.power):
+        return "no expert could be tested, so what would be found is not known"
+    return (
+        f"an effect of {margin:.4f} on the median expert would be found in "
+        f"{evidence.power:.0%} of such studies"
     )
 
 
@@ -134,9 +142,11 @@ def _equal(evidence: Evidence, margin: float) -> Step:
 
 
 def _inside(name: str, n_outside: int, n_tested: int, margin: float) -> str:
+    if not n_tested:
+        return f"no expert has a {name} 90 % interval"
     if not n_outside:
-        return f"the {name} 90 % intervals of all {n_tested} experts lie inside +-{margin:.4f}"
-    return f"{n_outside} of {n_tested} {name} 90 % intervals are not inside +-{margin:.4f}"
+        return f"the {name} 90 % intervals of all {n_tested} experts lie inside ±{margin:.4f}"
+    return f"{n_outside} of {n_tested} {name} 90 % intervals are not inside ±{margin:.4f}"
 
 
 def _smallest(name: str, p: float) -> str:
@@ -169,9 +179,9 @@ def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
     largest = (
         "no effect is confirmed"
         if isnan(evidence.largest_effect)
-        else f"the largest confirmed effect is {evidence.largest_effect:.4f}"
+        else f"the largest confirmed effect is {evidence.largest_effect:.4f} of the slots"
     )
-    against = f"{largest}, the sham's is {evidence.sham_effect:.4f}"
+    against = f"{largest}, the sham's is {evidence.sham_effect:.4f} of the slots"
     return (
         Step(
             rung="associational",
@@ -182,7 +192,8 @@ def _beyond(evidence: Evidence, rule: Rule) -> tuple[Step, ...]:
         Step(
             rung="associational",
             asks="an expert confirmed on sources or templates not used to find it",
-            found=f"{evidence.n_confirmed} expert(s) confirmed on unseen sources or templates",
+            found=f"{counted(evidence.n_confirmed, 'expert')} confirmed on unseen sources or "
+            "templates",
             holds=evidence.n_confirmed > 0,
         ),
         Step(
@@ -204,8 +215,8 @@ def causal_steps(causal: CausalEvidence | None, rule: Rule) -> tuple[Step, ...]:
         Step(
             rung="causal",
             asks="interaction above 0",
-            found=f"taking out {causal.n_found} found expert(s) has an interaction of {value} "
-            f"(95 % interval {causal.low:.4f} to {causal.high:.4f})",
+            found=f"taking out {counted(causal.n_found, 'found expert')} has an interaction of "
+            f"{value} (95 % interval {causal.low:.4f} to {causal.high:.4f})",
             holds=causal.low > 0,
         ),
         Step(
@@ -243,12 +254,18 @@ def _against_sets(causal: CausalEvidence, rule: Rule, value: str) -> str:
 
 
 def _against_placebos(causal: CausalEvidence, value: str) -> str:
-    n_run, n_all = causal.n_placebos_run, causal.n_placebos
+    n_run, n_all, n_found = causal.n_placebos_run, causal.n_placebos, causal.n_placebos_found
     if not n_run:
         few = f": all {n_all} have too few prompts" if n_all else ""
         return f"no placebo contrast was run{few}"
-    return (
-        f"the interaction of {value} against {causal.largest_placebo:.4f} of the largest of "
-        f"{n_run} placebo contrast(s)"
-        + (f" that could be run, of {n_all}" if n_run < n_all else "")
+    if not n_found:
+        run = counted(n_run, "placebo contrast") + (f" run (of {n_all})" if n_run < n_all else "")
+        return f"the interaction is {value}; none of {run} found an expert to take out"
+    run = counted(n_all, "placebo contrast")
+    run = f"{n_run} of {run} run" if n_run < n_all else run
+    said = (
+        f"the interaction of {value} against {causal.largest_placebo:.4f} of the largest of {run}"
     )
+    if n_found < n_run:
+        said += f"; {n_found} found an expert, and those that found none count as 0"
+    return said

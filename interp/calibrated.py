@@ -24,6 +24,15 @@ class CalibratedCell:
         """Studies whose verdict claims more than is true."""
         return sum(self.verdicts[RUNGS.index(self.known) + 1 :])
 
+    @property
+    def wrongly_equal(self) -> int:
+        """Studies that say `no_difference` where there is one.
+
+        It stands low on the ladder and still claims something: that all lies inside the margin.
+        """
+        place = RUNGS.index("no_difference")
+        return self.verdicts[place] if RUNGS.index(self.known) > place else 0
+
 
 def _cell(simulated: str, known: str, *verdicts: int) -> CalibratedCell:
     first, second, third, fourth = verdicts

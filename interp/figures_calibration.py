@@ -67,8 +67,10 @@ def _summary() -> str:
     wrong, runs = sum(cell.too_high for cell in CALIBRATED), RUNS * len(CALIBRATED)
     high = 100 * binomtest(wrong, runs).proportion_ci(method="exact").high
     lower = sum(sum(cell.verdicts[: RUNGS.index(cell.known)]) for cell in CALIBRATED)
+    equal = sum(cell.wrongly_equal for cell in CALIBRATED)
     return (
         f"{wrong} of {runs:,} verdicts claim more than is true (at most {high:.1f} %, exact 95 % "
-        f"interval), and {lower:,} claim less. The rung causal needs experiments, and was not "
-        "simulated."
+        f"interval), and {lower:,} stand lower. Of these {equal} say no difference where "
+        "vocabulary or position makes one: that too is a claim, that no expert differs by "
+        "more than the margin. The rung causal needs experiments, and was not simulated."
     )

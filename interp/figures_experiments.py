@@ -207,6 +207,8 @@ def _summary(found: pd.Series, matched: pd.DataFrame, placebos: pd.DataFrame) ->
     if len(run):
         few = f" ({len(run)} of {len(placebos)} could be run)" * (len(run) < len(placebos))
         largest = f"; the largest placebo contrast{few} reaches {run.max():.4f}"
+        if not (placebos.loc[run.index, "n_found"] > 0).any():
+            largest = f"; none of {len(placebos)} placebo contrasts{few} found an expert"
     return (
         f"Taking out the {found.n_found:.0f} found experts has an interaction of "
         f"{found.interaction:.4f} {unit_of(found.outcome)} (95 % interval "

@@ -150,7 +150,7 @@ def _page(
         first=(TWO_STUDIES if len(studies) > 1 else "") + _beside(firsts, studies),
         layers="".join(f"<option>{layer}</option>" for layer in layers),
         experts="".join(f"<option>{e}</option>" for e in range(max(x.n_experts for x in layouts))),
-        summary=summary_section(findings),
+        summary=summary_section(findings, _names(studies) if len(studies) > 1 else ()),
         sections="\n".join(sections),
         plotly=plotly,
         script=script,
@@ -171,10 +171,14 @@ def _beside(bodies: Sequence[str], studies: Sequence[ReportedStudy]) -> str:
     if len(studies) == 1:
         return bodies[0]
     columns = "".join(
-        f'<div class="study"><p class="kicker">Study {place}: {told(study.model)}</p>{body}</div>'
-        for place, (study, body) in enumerate(zip(studies, bodies, strict=True), start=1)
+        f'<div class="study"><p class="kicker">{told(name)}</p>{body}</div>'
+        for name, body in zip(_names(studies), bodies, strict=True)
     )
     return f'<div class="studies">{columns}</div>'
+
+
+def _names(studies: Sequence[ReportedStudy]) -> list[str]:
+    return [f"Study {place}: {study.model}" for place, study in enumerate(studies, start=1)]
 
 
 def _findings(drawn: DrawnPanels) -> list[tuple[str, str, list[str]]]:

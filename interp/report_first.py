@@ -141,8 +141,17 @@ def left_out(results: Results, *, suffix: str = "") -> str:
     )
 
 
-def summary_section(findings: Sequence[tuple[str, str, Sequence[str]]]) -> str:
-    """What each panel says, also without JavaScript: id, heading, and a finding a study."""
+def summary_section(
+    findings: Sequence[tuple[str, str, Sequence[str]]], studies: Sequence[str] = ()
+) -> str:
+    """What each panel says, also without JavaScript: id, heading, and a finding a study.
+
+    Args:
+        findings: One row a panel.
+        studies: What each study is called, where there are several.
+    """
+    names = "".join(f"<th>{told(name)}</th>" for name in studies)
+    head = f"<thead><tr><th>Question</th>{names}</tr></thead>" if studies else ""
     rows = "".join(
         f'<tr><th><a href="#{name}">{told(heading)}</a></th>'
         + "".join(f"<td>{told(each)}</td>" for each in said)
@@ -151,7 +160,7 @@ def summary_section(findings: Sequence[tuple[str, str, Sequence[str]]]) -> str:
     )
     return (
         '<section id="summary"><h2>In short</h2>'
-        f'<table class="facts short"><tbody>{rows}</tbody></table></section>'
+        f'<table class="facts short">{head}<tbody>{rows}</tbody></table></section>'
     )
 
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -14,6 +15,17 @@ LEGEND_ROW, NO_LEGEND = 48, 14
 UNRECORDED = "The results hold no numbers for this panel, and no reason was recorded."
 PACKED = "application/x-deflate"
 """Type of the scripts that hold packed content, so that no browser runs them."""
+ENDS = ("?", "!", ".")
+"""Marks after which a title needs no full stop."""
+NO_SCRIPT = (
+    '<noscript><p class="absent">This figure needs JavaScript. What it says stands below, with '
+    "the first rows of its numbers.</p></noscript>"
+)
+LARGEST_FIRST = (
+    *("surface_adjusted_effect", "effect", "association", "npmi", "saliency", "interaction"),
+    *("usage_prompt_mean", "usage"),
+)
+"""Columns by whose size the rows of a longer table are put first, the first that it has."""
 STATIC_ROWS = 12
 """Rows of a table that a reader without JavaScript sees; results.json has all of them."""
 UNSEEN = re.compile(
@@ -50,13 +62,14 @@ def figure_block(name: str, figure: go.Figure, *, wide: bool = False) -> str:
     subtitle, summary = figure.layout.title.subtitle.text, figure.layout.meta["summary"]
     title = figure.layout.title.text
     top = NO_LEGEND if figure.layout.updatemenus else LEGEND_ROW
+    stop = "" if title.endswith(ENDS) else "."
     height = figure.layout.height - figure.layout.margin.t + top
     return (
-        f'<figure><p class="subtitle"><strong>{told(title)}.</strong> {prose(subtitle)}</p>'
+        f'<figure><p class="subtitle"><strong>{told(title)}{stop}</strong> {prose(subtitle)}</p>'
         f'<div class="views" role="group" aria-label="Views of: {told(title)}"></div>'
         f'<div class="scroll{" wide" if wide else ""}"><div class="plot" role="img" tabindex="0" '
         f'data-figure="{name}" data-top="{top}" style="height:{height:.0f}px" '
-        f'aria-label="{told(f"{title}. {summary}")}"></div></div>'
+        f'aria-label="{told(f"{title}{stop} {summary}")}"></div></div>{NO_SCRIPT}'
         f'<div class="saves" role="group" aria-label="Save: {told(title)}"></div>'
         f'<figcaption class="finding">{prose(summary)}</figcaption></figure>'
         + packed_json(f"figure-{name}", figure.to_json())
@@ -87,18 +100,26 @@ def unpacked_bytes(page: str, name: str) -> bytes:
 
 
 def static_table(name: str, table: pd.DataFrame) -> str:
-    """The first rows of a table, for a reader without JavaScript."""
-    shown = table.iloc[:STATIC_ROWS]
+    """The first rows of a table, the largest effects first, for a reader without JavaScript."""
+    by = next((column for column in LARGEST_FIRST if column in table), None)
+    by = by if len(table) > STATIC_ROWS else None
+    ordered = table if by is None else _by_size(table, by)
+    shown, order = ordered.iloc[:STATIC_ROWS], f", largest {by} first" if by else ""
     head = "".join(f'<th class="number">{told(column)}</th>' for column in shown)
     body = "".join(
         "<tr>" + "".join(f'<td class="number">{told(_cell(value))}</td>' for value in row) + "</tr>"
         for row in shown.itertuples(index=False)
     )
     return (
-        f'<noscript><p class="hint">Table {told(name)}, {len(shown)} of {len(table):,} rows</p>'
+        f'<noscript><p class="hint">Table {told(name)}, {len(shown)} of {len(table):,} rows'
+        f"{order}</p>"
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></noscript>"
     )
+
+
+def _by_size(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.sort_values(column, key=np.abs, ascending=False, kind="stable")
 
 
 def _cell(value: object) -> str:

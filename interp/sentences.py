@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from interp.analyses.evidence import counted
+
 COMPARED = ("benchmark", "organic")
 LADDER = {
     "insufficient": "too few prompts or sources to say",
@@ -43,13 +45,11 @@ def compared_sentence(run: Mapping[str, Any]) -> str:
     )
 
 
-def counted(count: float, noun: str) -> str:
-    """A count with its noun, in the plural where it must be."""
-    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
-
-
 def divergence_sentence(divergence: pd.DataFrame) -> str:
-    """The largest raw divergence against its null, and what vocabulary explains over the layers."""
+    """The largest raw divergence against its null, and in how many layers tokens leave some over.
+
+    The share that vocabulary explains is not repeated here; `vocabulary_share` gives it.
+    """
     rows = divergence[divergence["raw_bits"].notna()]
     if rows.empty:
         return "No divergence could be computed."
@@ -59,34 +59,17 @@ def divergence_sentence(divergence: pd.DataFrame) -> str:
     is_least = top.p_value <= 1.000001 / (top.n_permutations + 1)
     certainty = f"the least that {shuffles} can show" if is_least else f"from {shuffles}"
     return (
-        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.3f} bits, against "
+        f"Raw divergence is largest at layer {top.layer:.0f}: {top.raw_bits:.4f} bits, against "
         f"a null with mean {top.raw_null_bits:.4f} and 95 % quantile {top.raw_null_high_bits:.4f} "
         f"(p = {top.p_value:.2g}, {certainty}). In {len(above)} of {counted(len(rows), 'layer')} "
-        f"it lies above that quantile, each layer tested by itself. {_vocabulary_clause(above)}"
-        f"{_matched_clause(rows)}"
-    )
-
-
-def _vocabulary_clause(above: pd.DataFrame) -> str:
-    """What vocabulary explains, in the layers that can be told from their null."""
-    if above.empty:
-        return "No layer can be told from its null, so no share of vocabulary is given."
-    overlap = above["overlap"].iloc[0]
-    share = above["share_explained_by_vocabulary"].dropna().clip(0, 1)
-    if not overlap > 0 or share.empty:
-        return "The conditions share no token, so vocabulary cannot be told from anything else."
-    low, high = f"{100 * share.min():.0f}", f"{100 * share.max():.0f}"
-    percent = (
-        f"{high} % of it" if low == high else f"{low} to {high} % of it, depending on the layer"
-    )
-    return (
-        f"Vocabulary explains {percent}, judged on the {100 * overlap:.0f} % of tokens "
-        "that can be matched."
+        f"it lies above that quantile, each layer tested by itself.{_matched_clause(rows)}"
     )
 
 
 def _matched_clause(rows: pd.DataFrame) -> str:
-    """In how many layers something is left over once tokens are matched; nothing if none can be."""
+    """In how many layers something is left over once tokens are matched, or why that is open."""
+    if not (rows["overlap"] > 0).all():
+        return " The conditions share no token, so vocabulary cannot be told from anything else."
     matched = rows[rows["token_matched_bits"].notna()]
     if matched.empty:
         return ""

@@ -4,12 +4,18 @@ from typing import Any
 
 import pandas as pd
 
-from interp.analyses.evidence import unit_of_outcome
-from interp.sentences import counted
+from interp.analyses.evidence import counted, unit_of_outcome
 
 
 def own_sentences(contrasts: pd.DataFrame) -> list[str]:
-    """Where else the found set matters most, which is no placebo."""
+    """What must not be trusted in the main contrast, and where else the found set matters most."""
+    main = contrasts[contrasts["role"] == "main"]
+    notes = [str(note) for note in main.get("notes", pd.Series()).dropna() if note]
+    return [*notes, *_elsewhere(contrasts)]
+
+
+def _elsewhere(contrasts: pd.DataFrame) -> list[str]:
+    """The largest interaction under a placebo contrast, which is no placebo."""
     placebos = contrasts[contrasts["role"] == "placebo"].dropna(subset="interaction_of_main_set")
     if placebos.empty:
         return []

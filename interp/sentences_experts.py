@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from interp.analyses.evidence import counted
 from interp.results import Results
-from interp.sentences import counted
 
 KINDS = {
     "raw": ("raw_p_max_t", "raw_q_bh"),
@@ -35,7 +35,7 @@ def tested_sentences(experts: pd.DataFrame) -> list[str]:
         n_found = int((experts[q_bh] <= 0.05).sum())
         said.append(
             f"{kind.capitalize()}: {counted(n_found, 'expert')} of {len(experts):,} at a false "
-            f"discovery rate of 5 %; that none differs has p = {experts[p_max_t].min():.2g} "
+            f"discovery rate of 5 %; smallest max-T p = {experts[p_max_t].min():.2g} "
             "(largest of all experts against resampled labels)."
         )
     n_confirmed = int(experts["is_confirmed"].sum())

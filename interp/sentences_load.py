@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from interp.sentences import counted
+from interp.analyses.evidence import counted
 
 
 def load_sentence(load: pd.DataFrame, *, n_experts: int) -> str:

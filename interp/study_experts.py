@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from interp.analyses.between_sources import between_source_variation
 from interp.analyses.effects import ExpertEffects, TestedEffect, expert_effects
 from interp.analyses.equivalence import two_one_sided_tests
+from interp.analyses.evidence import counted
 from interp.analyses.power import detectable_effects
 from interp.analyses.routed_tokens import Prompts, RoutedTokens
 from interp.analyses.usage import slots_by_prompt
@@ -63,9 +64,9 @@ def clusters_to_test(prompts: Prompts) -> tuple[tuple[Cluster, ...], str]:
     if min(n_sources) >= 2:
         return ("source",), ""
     return ("item",), (
-        f"benchmark has {n_sources[0]} source(s) and organic {n_sources[1]}, and few or no items "
-        "have both conditions: what is said of the conditions may be true of these sources alone. "
-        "Add sources, or items in both wordings."
+        f"benchmark has {counted(n_sources[0], 'source')} and organic {n_sources[1]}, and "
+        "few or no items have both conditions: what is said of the conditions may be true of these "
+        "sources alone. Add sources, or items in both wordings."
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from interp import __version__
 from interp.cache.reader import open_store
@@ -48,6 +49,34 @@ def test_every_command_of_the_pages_is_one(page: str, command: str) -> None:
     function, bound, unused = app.parse_args(arguments, exit_on_error=False, print_error=False)[:3]
     assert callable(function), page
     assert bound.arguments or unused, page
+
+
+def test_the_ray_job_asks_for_as_many_workers_as_its_command_and_shares_the_disk_of_out() -> None:
+    (written,) = re.findall(r"```yaml\n(.*?)```", PAGES["scale.md"], re.DOTALL)
+    job = yaml.safe_load(written)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    asked = app.parse_args(
+        shlex.split(job["spec"]["entrypoint"])[1:], exit_on_error=False, print_error=False
+    )[1].arguments
+    cluster = job["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["replicas"] == workers["minReplicas"] == asked["workers"] == 64
+    for group in (cluster["headGroupSpec"], workers):
+        pod = group["template"]["spec"]
+        (container,), (volume,) = pod["containers"], pod["volumes"]
+        (mount,) = container["volumeMounts"]
+        assert mount["name"] == volume["name"]
+        assert Path(str(asked["out"])).is_relative_to(mount["mountPath"])
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == asked["gpus_per_worker"]
+    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert pinned is not None
+    assert cluster["rayVersion"] == pinned[1]
+
+
+def test_every_test_file_that_a_page_names_is_there() -> None:
+    named = {name for page in PAGES.values() for name in re.findall(r"tests/[\w/*]+\.py", page)}
+    assert len(named) > 3
+    assert not [name for name in sorted(named) if not list(ROOT.glob(name))]
 
 
 def test_there_are_commands_of_every_kind() -> None:

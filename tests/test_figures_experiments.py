@@ -95,6 +95,12 @@ def test_summary_compares_with_matched_sets_and_placebos() -> None:
     assert "the largest placebo contrast reaches 0.0300" in said
 
 
+def test_placebos_that_found_no_expert_are_not_said_to_have_reached_zero() -> None:
+    table = RESULTS.experiments.assign(n_found=[2, 0, 0], interaction=[0.2, 0.0, 0.0])
+    said = interventions(dataclasses.replace(RESULTS, experiments=table)).layout.meta["summary"]
+    assert said.endswith("; none of 2 placebo contrasts found an expert.")
+
+
 def test_a_placebo_that_was_not_run_is_no_point_at_zero() -> None:
     table = RESULTS.experiments.assign(interaction=[0.2, 0.03, np.nan])
     figure = interventions(dataclasses.replace(RESULTS, experiments=table))

@@ -627,10 +627,11 @@ def test_a_placebo_that_was_not_run_is_no_placebo_that_found_nothing() -> None:
 
     not_run, loses = nothing_found("few", is_run=False), contrast("less", -0.2)
     mixed, found = evidence(not_run, loses, not_run)
-    assert (found.n_placebos, found.n_placebos_run) == (3, 1)
+    assert (found.n_placebos, found.n_placebos_run, found.n_placebos_found) == (3, 1, 1)
     np.testing.assert_allclose(found.largest_placebo, -0.2, atol=0.02)
     assert mixed.to_frame()["interaction"].isna().tolist() == [False, True, False, True]
-    assert evidence(not_run, nothing_found("none"))[1].largest_placebo == 0.0
+    _, empty = evidence(not_run, nothing_found("none"))
+    assert (empty.largest_placebo, empty.n_placebos_run, empty.n_placebos_found) == (0.0, 1, 0)
     _, none = evidence(not_run, not_run)
     assert np.isnan(none.largest_placebo)
     last = causal_steps(none, Rule())[-1]

@@ -21,6 +21,7 @@ CAUSAL = CausalEvidence(
     largest_placebo=0.05,
     n_placebos=10,
     n_placebos_run=10,
+    n_placebos_found=10,
 )
 STRONG = Evidence(
     n_sources=(1, 1),
@@ -89,7 +90,7 @@ def test_the_sentence_names_what_stood_in_the_way() -> None:
     undecided = climb(replace(STRONG, n_confirmed=0), n_experts=32)
     stopped = climb(replace(STRONG, causal=replace(CAUSAL, low=-0.1)), n_experts=32)
 
-    assert "0 expert(s) confirmed on unseen sources" in undecided.sentence
+    assert "0 experts confirmed on unseen sources" in undecided.sentence
     assert "0.3000 nats per token (95 % interval -0.1000 to 0.4000)" in stopped.sentence
 
 
@@ -128,17 +129,55 @@ def test_the_answer_says_how_many_placebos_were_run() -> None:
         causal = replace(CAUSAL, **changes)
         return climb(replace(STRONG, causal=causal), n_experts=32).steps[-1].found
 
-    assert last().endswith("0.0500 of the largest of 10 placebo contrast(s)")
-    assert last(n_placebos_run=4).endswith("4 placebo contrast(s) that could be run, of 10")
+    assert last().endswith("0.0500 of the largest of 10 placebo contrasts")
+    assert last(n_placebos_run=4, n_placebos_found=4).endswith("4 of 10 placebo contrasts run")
+    assert last(n_placebos_run=1, n_placebos_found=1).endswith("1 of 10 placebo contrasts run")
     assert last(n_placebos_run=0) == ("no placebo contrast was run: all 10 have too few prompts")
     assert last(n_placebos_run=0, n_placebos=0) == "no placebo contrast was run"
     assert last(n_found=0) == "no expert was found to take out"
     assert "too few prompts to find" in last(n_found=0, interaction=float("nan"))
 
 
+def test_where_no_expert_was_tested_no_number_is_made_up() -> None:
+    nothing = replace(STRONG, n_tested=0, n_raw_outside=1, n_surface_outside=1, causal=None)
+    verdict = climb(replace(nothing, power=float("nan")), n_experts=32)
+    found = [step.found for step in verdict.steps]
+
+    assert found[1] == "no expert could be tested, so what would be found is not known"
+    assert found[2] == "no expert has a raw 90 % interval"
+    assert found[4] == "no expert has a surface-adjusted 90 % interval"
+    assert not any(step.holds for step in verdict.steps[1:3])
+    assert "nan" not in "".join([*found, verdict.sentence])
+
+
+def test_counts_have_their_plural_and_effects_their_unit() -> None:
+    steps = climb(replace(STRONG, n_sources=(2, 1), n_confirmed=1), n_experts=32).steps
+
+    assert steps[0].found.startswith("benchmark has 2 sources, organic 1, and")
+    assert steps[6].found == "1 expert confirmed on unseen sources or templates"
+    assert "effect is 0.0800 of the slots, the sham's is 0.0100 of the slots" in steps[7].found
+    assert "taking out 4 found experts has" in steps[8].found
+
+
+def test_placebos_that_found_no_expert_are_not_said_to_have_reached_zero() -> None:
+    def last(**changes: object) -> str:
+        causal = replace(CAUSAL, **changes)
+        step = climb(replace(STRONG, causal=causal), n_experts=32).steps[-1]
+        assert step.holds
+        return step.found
+
+    none = last(n_placebos_found=0, largest_placebo=0.0)
+    assert none.endswith("none of 10 placebo contrasts found an expert to take out")
+    assert "0.0000" not in none
+    few = last(n_placebos_found=0, n_placebos_run=4, largest_placebo=0.0)
+    assert few.endswith("none of 4 placebo contrasts run (of 10) found an expert to take out")
+    some = last(n_placebos_found=3)
+    assert some.endswith("contrasts; 3 found an expert, and those that found none count as 0")
+
+
 def test_the_margin_is_half_of_an_even_share() -> None:
     assert Rule().margin(32) == 1 / 64
-    assert "+-0.0156" in climb(replace(STRONG, n_raw_outside=0), n_experts=32).sentence
+    assert "±0.0156" in climb(replace(STRONG, n_raw_outside=0), n_experts=32).sentence
 
 
 def test_a_stricter_rule_climbs_less_far() -> None:

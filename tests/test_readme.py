@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from interp.prompts import load_prompts
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
@@ -51,6 +53,18 @@ def test_every_link_leads_somewhere(page: str) -> None:
     links = LINK.findall(source.read_text(encoding="utf-8"))
     missing = [link for link in links if not (source.parent / link).exists()]
     assert not missing
+
+
+def test_the_recipe_for_the_real_model_can_give_a_verdict() -> None:
+    """Its prompts are pairs; one source a condition without pairs is always `insufficient`."""
+    (captured,) = re.findall(
+        r"^    interp capture openai/gpt-oss-20b .*--prompts (\S+)", README, re.M
+    )
+    wordings: dict[str, set[str]] = {}
+    for prompt in load_prompts(captured):
+        wordings.setdefault(prompt.item_id, set()).add(prompt.condition)
+    paired = [{"benchmark", "organic"} <= conditions for conditions in wordings.values()]
+    assert sum(paired) >= len(paired) / 2
 
 
 def test_the_readme_example_is_ten_lines_at_most() -> None:

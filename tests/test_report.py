@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from interp.cache.errors import InputError, StoreError
 from interp.cache.reader import Store
 from interp.calibrated import CALIBRATED, RUNGS
+from interp.figure_style import lay_out
 from interp.figures import FIGURES
 from interp.figures_calibration import calibration
 from interp.report import draw_report, with_numbers, write_report
 from interp.report_bundle import plotly_licences, plotly_script
-from interp.report_html import told, unpacked_bytes
+from interp.report_html import figure_block, static_table, told, unpacked_bytes
 from interp.results import TABLES, Results, read_results, write_results
 from interp.token_view import MAX_TOKENS, WEIGHT_STEPS, shown_prompts, token_strips
 from tests.figure_samples import LAYERS
@@ -208,6 +210,32 @@ def test_the_policy_lets_only_the_two_scripts_of_the_page_run(page: str) -> None
     assert "unsafe-inline" not in policy[1].split("style-src")[0]
 
 
+def test_the_static_rows_are_those_of_the_largest_effects(page: str, results: Results) -> None:
+    """Readers without JavaScript see 12 rows; the first 12 of layer 0 say nothing."""
+    table = pd.DataFrame({"expert": range(20), "effect": [*np.linspace(0, 0.1, 18), np.nan, -0.5]})
+    told_there = re.findall("<tr><td[^>]*>(\\d+)</td>", static_table("experts", table))
+    assert told_there == ["19", *map(str, range(17, 6, -1))]
+    assert "12 of 20 rows, largest effect first" in static_table("experts", table)
+    few = static_table("experts", table[:5])
+    assert re.findall("<tr><td[^>]*>(\\d+)</td>", few) == ["0", "1", "2", "3", "4"]
+    most = results.usage["usage_prompt_mean"].abs().max()
+    assert f"{most:.4g}" in section_of(page, "usage").partition("<tbody>")[2].partition("</tr>")[0]
+
+
+def test_without_javascript_no_figure_leaves_a_hole_without_a_word(page: str) -> None:
+    head = page.partition("</head>")[0]
+    assert "<noscript><style>.plot, .views, .saves { display: none }</style></noscript>" in head
+    assert own_part(page).count("This figure needs JavaScript.") == page.count('class="plot"')
+
+
+def test_a_title_that_asks_has_no_full_stop_behind_it() -> None:
+    for title, shown in [("Wording or wrapper?", "Wording or wrapper?"), ("Usage", "Usage.")]:
+        figure = go.Figure()
+        lay_out(figure, title=title, subtitle="", summary="Nothing.", caution="")
+        assert f"<strong>{shown}</strong>" in figure_block("grid", figure)
+        assert f'aria-label="{shown} Nothing."' in figure_block("grid", figure)
+
+
 def test_a_missing_folder_is_refused_and_nothing_is_written(
     store: Store, results: Results, tmp_path: Path
 ) -> None:
@@ -230,6 +258,8 @@ def test_two_studies_stand_side_by_side(store: Store, results: Results) -> None:
     assert report.figures["load"].data[1].y[0] != 1.25
     panel = section_of(report.page, "load")
     assert panel.index("Study 1: tiny-moe") < panel.index("Study 2: other-moe")
+    head = "<thead><tr><th>Question</th><th>Study 1: tiny-moe</th><th>Study 2: other-moe</th>"
+    assert head in section_of(report.page, "summary")
     assert "Not in this study." in section_of(report.page, "interventions")
     ids = re.findall(' id="([^"]+)"', own_part(report.page))
     assert len(ids) == len(set(ids))
@@ -283,6 +313,10 @@ def test_the_calibration_is_that_of_its_page() -> None:
     )
     told_there = {name: (known, tuple(map(int, counts))) for name, known, *counts in rows}
     assert told_there == {cell.simulated: (cell.known, cell.verdicts) for cell in CALIBRATED}
+    equal = sum(counts[1] for known, counts in told_there.values() if known not in RUNGS[:2])
+    assert f"{equal} of 600 such studies said it" in page
+    summary = calibration().layout.meta["summary"]
+    assert f"Of these {equal} say no difference where vocabulary or position makes one" in summary
     drawn = {trace.name: list(trace.x) for trace in calibration().data}
     for place, rung in enumerate(RUNGS):
         shares = [cell.verdicts[place] / 2 for cell in CALIBRATED]

@@ -279,8 +279,12 @@ def test_without_javascript_sentences_and_first_rows_are_there(
     page = opened_page(browser, report, java_script_enabled=False)
     assert "Verdict: no difference" in page.locator("#rung").inner_text()
     assert "Usage differs most for expert" in page.locator("#summary").inner_text()
-    first = results.usage.iloc[0]
-    assert f"{first.usage:.4g}" in page.locator("#usage table").first.inner_text()
+    most = results.usage["usage_prompt_mean"].max()
+    assert f"{most:.4g}" in page.locator("#usage table").first.inner_text()
+    instead = page.locator("#usage figure noscript p")
+    assert instead.is_visible()
+    assert instead.inner_text().startswith("This figure needs JavaScript.")
+    assert not any(plot.is_visible() for plot in page.locator(".plot").all())
     assert not page.locator("#chosen").is_visible()
     page.close()
 

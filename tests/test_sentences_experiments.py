@@ -40,6 +40,16 @@ def test_the_found_set_under_a_placebo_contrast_is_said_to_be_no_placebo() -> No
     assert own_sentences(contrasts({"domain: a - b": 0.0})) == []
 
 
+def test_what_must_not_be_trusted_in_the_main_contrast_is_said() -> None:
+    note = "benchmark - organic: expert 29 of layer 2 has 2 neighbours of 5 whose usage is off."
+    table = contrasts({"domain: a - b": 0.0}, notes=note)
+    table.loc[table["role"] == "placebo", "notes"] = "domain: a - b: nothing to take out."
+
+    assert own_sentences(table) == [note]
+    assert own_sentences(table.assign(notes=None)) == []
+    assert own_sentences(table.drop(columns="notes")) == []
+
+
 def test_a_slope_is_said_with_its_interval_and_beside_matched_sets() -> None:
     row: dict[str, Any] = {
         "n_sizes": 4,

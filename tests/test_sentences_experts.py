@@ -1,10 +1,13 @@
 """What the report says of single experts: in words, also where there is no number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from interp.sentences_experts import power_sentence
+from interp.sentences_experts import KINDS, expert_sentences, power_sentence
+from tests.synthetic_study import synthetic_results
 
 EXPERTS = pd.DataFrame(
     {
@@ -30,3 +33,14 @@ def test_an_effect_that_cannot_be_is_not_given_as_a_number(smallest: float, said
     assert said in sentence
     assert "441" not in sentence
     assert "nan" not in sentence
+
+
+def test_the_smallest_p_of_all_experts_is_not_called_that_of_the_null() -> None:
+    tested = EXPERTS.assign(is_confirmed=False)
+    for p_max_t, q_bh in KINDS.values():
+        tested = tested.assign(**{p_max_t: [0.3, 0.0001, 0.2], q_bh: [0.5, 0.04, 0.5]})
+    results = replace(synthetic_results(n_layers=1, n_experts=2), experts=tested)
+    raw = expert_sentences(results)[0]
+    assert raw.startswith("Raw: 1 expert of 3 at a false discovery rate of 5 %; smallest max-T p")
+    assert "p = 0.0001 (largest of all experts against resampled labels)" in raw
+    assert "none differs" not in raw

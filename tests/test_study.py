@@ -125,7 +125,7 @@ def test_a_store_of_one_condition_says_what_is_absent(tmp_path: Path) -> None:
     assert results.probes.empty
     assert results.absent["divergence"].startswith("The store holds only organic prompts")
     assert results.usage["usage"].sum() == pytest.approx(2)
-    assert "benchmark has 0 source(s), organic 1" in results.verdict["sentence"]
+    assert "benchmark has 0 sources, organic 1" in results.verdict["sentence"]
 
 
 @pytest.mark.slow
