@@ -12,6 +12,10 @@ from interp.results import Results
 LONGEST_NAME = 34
 
 
+class NothingToDrawError(InputError):
+    """Results were computed and hold nothing that a figure could draw; the sentence says why."""
+
+
 def table_of(results: Results, name: str) -> pd.DataFrame:
     """One table of the results, with missing numbers as NaN, which JSON turned into None.
 
