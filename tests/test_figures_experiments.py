@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from interp.cache.errors import InputError
 from interp.figures import dose_response, interventions
 from tests.figure_samples import sample_results
 
@@ -135,4 +136,19 @@ def test_doses_without_matched_sets_have_no_band() -> None:
     without = RESULTS.experiment_dose.assign(matched_low=None, matched_high=None)
     figure = dose_response(dataclasses.replace(RESULTS, experiment_dose=without))
     assert len(figure.data) == 3
-    assert "at 0 of 3 sizes" in figure.layout.meta["summary"]
+    said = figure.layout.meta
+    assert said["summary"].endswith("; no matched sets of these sizes were taken out.")
+    assert "matched band" not in said["caution"]
+
+
+def test_doses_are_compared_only_where_matched_sets_of_the_size_were_taken_out() -> None:
+    some = RESULTS.experiment_dose.assign(matched_low=[-9.0, None, None], matched_high=[-9.0] * 3)
+    figure = dose_response(dataclasses.replace(RESULTS, experiment_dose=some))
+    assert "at 1 of 1 sizes that have them" in figure.layout.meta["summary"]
+
+
+def test_an_experiment_that_found_no_expert_has_no_doses_and_says_why() -> None:
+    nothing = RESULTS.experiments.assign(n_found=0)
+    none = dataclasses.replace(RESULTS, experiments=nothing, experiment_dose=pd.DataFrame())
+    with pytest.raises(InputError, match="No expert was found to take out"):
+        dose_response(none)
