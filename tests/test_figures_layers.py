@@ -36,8 +36,11 @@ def test_divergence_draws_the_columns_of_its_table(name: str, column: str) -> No
 
 @pytest.mark.parametrize("kind", ["raw", "token_matched"])
 def test_divergence_intervals_reach_the_ends_of_the_table(kind: str) -> None:
-    drawn = named(divergence(RESULTS), kind.replace("_", "-"))
-    table = RESULTS.divergence
+    """They are those of the estimate less its bias, and stand at that point and no other."""
+    name, table = kind.replace("_", "-"), RESULTS.divergence
+    assert named(divergence(RESULTS), name).error_y.array is None
+    drawn = named(divergence(RESULTS), f"{name}, bias-corrected")
+    np.testing.assert_array_equal(drawn.y, table[f"{kind}_corrected_bits"])
     np.testing.assert_allclose(drawn.y + drawn.error_y.array, table[f"{kind}_high_bits"])
     np.testing.assert_allclose(drawn.y - drawn.error_y.arrayminus, table[f"{kind}_low_bits"])
 
@@ -58,6 +61,29 @@ def test_a_condition_of_one_source_leaves_the_reference_to_the_other() -> None:
     figure = divergence(dataclasses.replace(RESULTS, sources=alone))
     drawn = named(figure, "two sources of one condition").y
     np.testing.assert_array_equal(drawn, alone["within_benchmark"][:3])
+
+
+def test_a_corrected_divergence_below_zero_is_drawn_at_zero_and_told_as_it_is() -> None:
+    below = RESULTS.divergence.assign(raw_corrected_bits=-0.01, raw_low_bits=0.0, raw_high_bits=0.0)
+    drawn = named(divergence(dataclasses.replace(RESULTS, divergence=below)), "raw, bias-corrected")
+    assert list(drawn.y) == [0, 0, 0]
+    assert list(drawn.error_y.array) == list(drawn.error_y.arrayminus) == [0, 0, 0]
+    assert [row[4] for row in drawn.customdata] == [-0.01] * 3
+
+
+def test_a_table_without_corrected_estimates_has_no_bars() -> None:
+    older = RESULTS.divergence.drop(columns=["raw_corrected_bits", "token_matched_corrected_bits"])
+    figure = divergence(dataclasses.replace(RESULTS, divergence=older))
+    assert all(trace.error_y.array is None for trace in figure.data)
+
+
+def test_conditions_of_one_source_each_have_no_line_within_and_no_word_of_it() -> None:
+    alone = RESULTS.sources.assign(within_benchmark=np.nan, within_organic=np.nan)
+    figure = divergence(dataclasses.replace(RESULTS, sources=alone))
+    assert "two sources of one condition" not in {trace.name for trace in figure.data}
+    assert "two of different conditions" in {trace.name for trace in figure.data}
+    assert "sources of one condition" not in figure.layout.meta["caution"]
+    assert "sources of one condition" in divergence(RESULTS).layout.meta["caution"]
 
 
 def test_without_nested_sources_there_is_no_reference() -> None:
