@@ -16,7 +16,16 @@ from interp.figure_style import (
     layer_axis,
     translucent,
 )
-from interp.figures_tables import column, interval, listed, model_of, numeric, on_layers, table_of
+from interp.figures_tables import (
+    NothingToDrawError,
+    column,
+    interval,
+    listed,
+    model_of,
+    numeric,
+    on_layers,
+    table_of,
+)
 from interp.results import Results
 from interp.sentences import divergence_sentence
 
@@ -30,6 +39,7 @@ SHARE_CAUTION = (
     "It speaks only of the tokens that both conditions have (the overlap), and what is left over "
     "may still be the token before, the position or the template."
 )
+NO_SHARE = "No layer has a divergence above its null of which vocabulary could explain a share."
 WITHIN_NAME = "two sources of one condition"
 MATCHED_ON = {
     "previous_and_token": ("previous token and token", PURPLE, "square"),
@@ -179,10 +189,13 @@ def vocabulary_share(results: Results) -> go.Figure:
         results: Of a study; reads the tables `divergence` and `divergence_matched`.
 
     Raises:
-        InputError: If no divergence was computed.
+        InputError: If no divergence was computed, or none is above its null, so that no share is.
     """
     rows = table_of(results, "divergence").sort_values("layer")
-    figure = go.Figure([_overlap(rows), *_other_keys(results), _explained(rows)])
+    shares = [*_other_keys(results), *_explained(rows)]
+    if not shares:
+        raise NothingToDrawError(results.absent.get("divergence_share", NO_SHARE))
+    figure = go.Figure([_overlap(rows), *shares])
     first = rows.iloc[0]
     lay_out(
         figure,
@@ -200,21 +213,27 @@ def vocabulary_share(results: Results) -> go.Figure:
     return figure
 
 
-def _explained(rows: pd.DataFrame) -> go.Bar:
+def _explained(rows: pd.DataFrame) -> list[go.Bar]:
     name, low, high = "share_explained_by_vocabulary", "share_explained_low", "share_explained_high"
-    return go.Bar(
-        x=rows["layer"],
-        y=100 * rows[name],
-        name="explained by the token",
-        width=0.7,
-        marker={"color": translucent(GREEN, 0.75)},
-        error_y=interval(rows, name, low=low, high=high, scale=100),
-        customdata=on_layers(
-            rows.assign(low=100 * column(rows, low), high=100 * column(rows, high)), "low", "high"
-        ),
-        hovertemplate="explained by the token: %{y:.0f} % (%{customdata[2]:.0f} to "
-        "%{customdata[3]:.0f})<extra></extra>",
-    )
+    if not np.isfinite(column(rows, name)).any():
+        return []
+    return [
+        go.Bar(
+            x=rows["layer"],
+            y=100 * rows[name],
+            name="explained by the token",
+            width=0.7,
+            marker={"color": translucent(GREEN, 0.75)},
+            error_y=interval(rows, name, low=low, high=high, scale=100),
+            customdata=on_layers(
+                rows.assign(low=100 * column(rows, low), high=100 * column(rows, high)),
+                "low",
+                "high",
+            ),
+            hovertemplate="explained by the token: %{y:.0f} % (%{customdata[2]:.0f} to "
+            "%{customdata[3]:.0f})<extra></extra>",
+        )
+    ]
 
 
 def _overlap(rows: pd.DataFrame) -> go.Scatter:
@@ -245,7 +264,7 @@ def _other_keys(results: Results) -> list[go.Scatter]:
             "<extra></extra>",
         )
         for key, (name, color, symbol) in MATCHED_ON.items()
-        if len(rows := table[table["matched_on"] == key])
+        if np.isfinite(column(rows := table[table["matched_on"] == key], "share_explained")).any()
     ]
 
 
@@ -253,7 +272,7 @@ def _share_summary(rows: pd.DataFrame) -> str:
     share = 100 * column(rows, "share_explained_by_vocabulary")
     known = np.isfinite(share)
     if not known.any():
-        return "No layer has a divergence above its null of which vocabulary could explain a share."
+        return NO_SHARE
     least, most = rows.iloc[int(np.nanargmin(share))], rows.iloc[int(np.nanargmax(share))]
     return (
         f"Comparing the same tokens takes away {np.nanmin(share):.0f} % (layer {least.layer:.0f}) "

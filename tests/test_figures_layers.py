@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from interp.cache.errors import InputError
 from interp.figures import divergence, load, vocabulary, vocabulary_share
 from tests.figure_samples import LAYERS, sample_results
 
@@ -119,10 +120,30 @@ def test_other_keys_are_drawn_from_their_own_table(key: str, name: str) -> None:
     assert list(drawn.y) == pytest.approx([100 * row.share_explained for row in rows])
 
 
-def test_a_share_in_no_layer_is_said() -> None:
+def test_a_share_at_no_token_is_said_and_has_no_empty_mark() -> None:
     none = RESULTS.divergence.assign(share_explained_by_vocabulary=np.nan)
     figure = vocabulary_share(dataclasses.replace(RESULTS, divergence=none))
     assert "No layer has a divergence above its null" in figure.layout.meta["summary"]
+    assert "explained by the token" not in {trace.name for trace in figure.data}
+    some = RESULTS.divergence_matched.copy()
+    some.loc[some["matched_on"] == "position_bin", "share_explained"] = np.nan
+    figure = vocabulary_share(dataclasses.replace(RESULTS, divergence_matched=some))
+    assert "by position" not in {trace.name for trace in figure.data}
+
+
+@pytest.mark.parametrize(
+    ("absent", "reason"),
+    [({}, "No layer has a divergence above its null"), ({"divergence_share": "Why."}, r"^Why\.$")],
+)
+def test_without_any_share_the_reason_stands_in_place_of_an_empty_figure(
+    absent: dict[str, str], reason: str
+) -> None:
+    none = RESULTS.divergence.assign(share_explained_by_vocabulary=np.nan)
+    matched = RESULTS.divergence_matched.assign(share_explained=np.nan)
+    with pytest.raises(InputError, match=reason):
+        vocabulary_share(
+            dataclasses.replace(RESULTS, divergence=none, divergence_matched=matched, absent=absent)
+        )
 
 
 @pytest.mark.parametrize("condition", ["benchmark", "organic"])
