@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Bool
 
 from interp.figure_style import BLUE, GREEN, GREY, MUTED, VERMILLION, lay_out, translucent
 from interp.figures_experiments import unit_of
@@ -80,9 +81,10 @@ def _dose(rows: pd.DataFrame, name: str, label: str, color: str, symbol: str) ->
     )
 
 
-def _has_band(rows: pd.DataFrame) -> np.ndarray:
+def _has_band(rows: pd.DataFrame) -> Bool[np.ndarray, "rows"]:
     """Sizes of which matched sets were taken out."""
-    return np.isfinite(column(rows, "matched_low")) & np.isfinite(column(rows, "matched_high"))
+    ends = column(rows, "matched_low"), column(rows, "matched_high")
+    return np.asarray(np.isfinite(ends).all(axis=0))
 
 
 def _matched_band(rows: pd.DataFrame) -> list[go.Scatter]:

@@ -105,7 +105,7 @@ def _links(rows: pd.DataFrame) -> list[dict[str, Any]]:
                     "color": _link_color(row, condition),
                     "customdata": [*start, *stop, condition, row.path, row.p_max],
                 }
-                for start, stop in pairwise(_steps(row.path))
+                for start, stop in pairwise(_steps(str(row.path)))
                 if share > 0
             ]
     return links
