@@ -197,7 +197,7 @@ def expert_paths(
     """
     n_layers = tokens.expert_indices.shape[1]
     if not 2 <= length <= n_layers:
-        raise ValueError(f"length is {length}, expected 2 to {n_layers}, the layers there are")
+        raise ValueError(_too_few(n_layers, length))
     present, prompt = np.unique(tokens.prompt_index, return_inverse=True)
     observed, unit = benchmark[present], cluster[present]
     labels = permuted_labels(observed, unit, rng=rng, n_permutations=n_permutations)
@@ -218,6 +218,13 @@ def expert_paths(
         n_clusters=len(np.unique(unit)),
         **columns,
     )
+
+
+def _too_few(n_layers: int, length: int) -> str:
+    """Why no path of this length can be counted."""
+    if n_layers < 2:
+        return "routing is kept for 1 layer, and a path needs 2 or more"
+    return f"length is {length}, expected 2 to {n_layers}, the layers there are"
 
 
 def _from_layer(

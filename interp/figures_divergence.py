@@ -16,18 +16,31 @@ from interp.figure_style import (
     layer_axis,
     translucent,
 )
-from interp.figures_tables import column, interval, listed, model_of, numeric, on_layers, table_of
+from interp.figures_tables import (
+    NothingToDrawError,
+    column,
+    interval,
+    listed,
+    model_of,
+    numeric,
+    on_layers,
+    table_of,
+)
 from interp.results import Results
 from interp.sentences import divergence_sentence
 
 DIVERGENCE_CAUTION = (
-    "The estimate is above 0 even where nothing differs, so read its distance to the null and to "
-    "the sources of one condition, not its height; layers are tested one by one."
+    "A line is above 0 even where nothing differs, so read its distance to its null{within}, not "
+    "its height; the points with bars have that bias taken off, so no null here is theirs, and "
+    "layers are tested one by one."
 )
+WITHIN = " and to the sources of one condition"
 SHARE_CAUTION = (
     "It speaks only of the tokens that both conditions have (the overlap), and what is left over "
     "may still be the token before, the position or the template."
 )
+NO_SHARE = "No layer has a divergence above its null of which vocabulary could explain a share."
+WITHIN_NAME = "two sources of one condition"
 MATCHED_ON = {
     "previous_and_token": ("previous token and token", PURPLE, "square"),
     "position_bin": ("position", OCHRE, "triangle-up"),
@@ -41,6 +54,8 @@ def divergence(results: Results) -> go.Figure:
 
     The references: either null up to its 95 % quantile, and, where conditions have sources of their
     own, the mean divergence of two sources of one condition and of two of different conditions.
+    Lines are the plain estimates, which the nulls are of; the 95 % intervals are those of the
+    estimates less their bias (jackknife), which are points of their own, cut at 0 as the ends are.
 
     Args:
         results: Of a study; reads the tables `divergence` and, where it is there, `sources`.
@@ -49,11 +64,14 @@ def divergence(results: Results) -> go.Figure:
         InputError: If no divergence was computed.
     """
     rows = table_of(results, "divergence").sort_values("layer")
+    sources = _source_lines(results)
     figure = go.Figure(
         [
-            *_source_lines(results),
+            *sources,
             _band(rows, "token_matched_null_high_bits", "token-matched null, 95 %", GREEN),
             _band(rows, "raw_null_high_bits", "raw null, 95 %", BLUE),
+            *_corrected(rows, "token_matched", "token-matched", GREEN, "diamond-open"),
+            *_corrected(rows, "raw", "raw", BLUE, "circle-open"),
             _bits(rows, "token_matched", "token-matched", GREEN, "diamond"),
             _bits(rows, "raw", "raw", BLUE, "circle"),
         ]
@@ -64,30 +82,54 @@ def divergence(results: Results) -> go.Figure:
         figure,
         title="Divergence of expert usage by layer",
         subtitle=f"{model_of(results)} · n = {listed(tokens)} of {first.n_clusters:,.0f} items · "
-        "bars: 95 % intervals",
+        "bars: 95 %, bias-corrected",
         summary=divergence_sentence(rows),
-        caution=DIVERGENCE_CAUTION,
+        caution=DIVERGENCE_CAUTION.format(
+            within=WITHIN if any(each.name == WITHIN_NAME for each in sources) else ""
+        ),
     )
     layer_axis(figure, rows["layer"].to_numpy(dtype=float))
-    figure.update_layout(margin={"t": 134})
+    figure.update_layout(margin={"t": 154})
     figure.update_yaxes(title_text="Jensen-Shannon divergence (bits)", rangemode="tozero")
     return figure
 
 
 def _bits(rows: pd.DataFrame, kind: str, name: str, color: str, symbol: str) -> go.Scatter:
-    low, high = f"{kind}_low_bits", f"{kind}_high_bits"
     return go.Scatter(
         x=rows["layer"],
         y=rows[f"{kind}_bits"],
         name=name,
         mode="lines+markers",
         line={"color": color, "width": 2.5},
-        marker={"symbol": symbol, "size": 8},
-        error_y=interval(rows, f"{kind}_bits", low=low, high=high),
-        customdata=on_layers(rows, low, high, f"{kind}_null_high_bits"),
-        hovertemplate=f"{name}: %{{y:.4f}} bits (%{{customdata[2]:.4f}} to %{{customdata[3]:.4f}}; "
-        "null up to %{customdata[4]:.4f})<extra></extra>",
+        marker={"symbol": symbol, "size": 6},
+        customdata=on_layers(rows, f"{kind}_null_high_bits"),
+        hovertemplate=f"{name}: %{{y:.4f}} bits (its null up to %{{customdata[2]:.4f}})"
+        "<extra></extra>",
     )
+
+
+def _corrected(
+    rows: pd.DataFrame, kind: str, name: str, color: str, symbol: str
+) -> list[go.Scatter]:
+    """The estimate less its bias with its interval; both end at 0, as no divergence is below."""
+    low, high, bits = f"{kind}_low_bits", f"{kind}_high_bits", f"{kind}_corrected_bits"
+    value = column(rows, bits)
+    if not np.isfinite(value).any():
+        return []
+    drawn = rows.assign(drawn=np.maximum(value, 0))
+    return [
+        go.Scatter(
+            x=rows["layer"],
+            y=drawn["drawn"],
+            name=f"{name}, bias-corrected",
+            mode="markers",
+            marker={"symbol": symbol, "size": 11, "color": color, "line": {"width": 1.6}},
+            error_y=interval(drawn, "drawn", low=low, high=high),
+            customdata=on_layers(rows, low, high, bits),
+            hovertemplate=f"{name}, bias-corrected: %{{customdata[4]:.4f}} bits "
+            "(%{customdata[2]:.4f} to %{customdata[3]:.4f}, cut at 0)<extra></extra>",
+        )
+    ]
 
 
 def _band(rows: pd.DataFrame, high: str, name: str, color: str) -> go.Scatter:
@@ -112,9 +154,10 @@ def _source_lines(results: Results) -> list[go.Scatter]:
     table = numeric(results.sources)
     rows = table[table["layer"].notna()].sort_values("layer")
     pairs = np.stack([column(rows, "within_benchmark"), column(rows, "within_organic")])
-    within = np.where(np.isnan(pairs), 0, pairs).sum(0) / np.maximum((~np.isnan(pairs)).sum(0), 1)
+    n_pairs = np.isfinite(pairs).sum(axis=0)
+    within = np.where(n_pairs, np.nansum(pairs, axis=0), np.nan) / np.maximum(n_pairs, 1)
     lines = [
-        ("two sources of one condition", within, GREY, "dash", "x-thin"),
+        (WITHIN_NAME, within, GREY, "dash", "x-thin"),
         (
             "two of different conditions",
             column(rows, "across_conditions"),
@@ -146,10 +189,13 @@ def vocabulary_share(results: Results) -> go.Figure:
         results: Of a study; reads the tables `divergence` and `divergence_matched`.
 
     Raises:
-        InputError: If no divergence was computed.
+        InputError: If no divergence was computed, or none is above its null, so that no share is.
     """
     rows = table_of(results, "divergence").sort_values("layer")
-    figure = go.Figure([_overlap(rows), *_other_keys(results), _explained(rows)])
+    shares = [*_other_keys(results), *_explained(rows)]
+    if not shares:
+        raise NothingToDrawError(results.absent.get("divergence_share", NO_SHARE))
+    figure = go.Figure([_overlap(rows), *shares])
     first = rows.iloc[0]
     lay_out(
         figure,
@@ -167,21 +213,27 @@ def vocabulary_share(results: Results) -> go.Figure:
     return figure
 
 
-def _explained(rows: pd.DataFrame) -> go.Bar:
+def _explained(rows: pd.DataFrame) -> list[go.Bar]:
     name, low, high = "share_explained_by_vocabulary", "share_explained_low", "share_explained_high"
-    return go.Bar(
-        x=rows["layer"],
-        y=100 * rows[name],
-        name="explained by the token",
-        width=0.7,
-        marker={"color": translucent(GREEN, 0.75)},
-        error_y=interval(rows, name, low=low, high=high, scale=100),
-        customdata=on_layers(
-            rows.assign(low=100 * column(rows, low), high=100 * column(rows, high)), "low", "high"
-        ),
-        hovertemplate="explained by the token: %{y:.0f} % (%{customdata[2]:.0f} to "
-        "%{customdata[3]:.0f})<extra></extra>",
-    )
+    if not np.isfinite(column(rows, name)).any():
+        return []
+    return [
+        go.Bar(
+            x=rows["layer"],
+            y=100 * rows[name],
+            name="explained by the token",
+            width=0.7,
+            marker={"color": translucent(GREEN, 0.75)},
+            error_y=interval(rows, name, low=low, high=high, scale=100),
+            customdata=on_layers(
+                rows.assign(low=100 * column(rows, low), high=100 * column(rows, high)),
+                "low",
+                "high",
+            ),
+            hovertemplate="explained by the token: %{y:.0f} % (%{customdata[2]:.0f} to "
+            "%{customdata[3]:.0f})<extra></extra>",
+        )
+    ]
 
 
 def _overlap(rows: pd.DataFrame) -> go.Scatter:
@@ -212,7 +264,7 @@ def _other_keys(results: Results) -> list[go.Scatter]:
             "<extra></extra>",
         )
         for key, (name, color, symbol) in MATCHED_ON.items()
-        if len(rows := table[table["matched_on"] == key])
+        if np.isfinite(column(rows := table[table["matched_on"] == key], "share_explained")).any()
     ]
 
 
@@ -220,7 +272,7 @@ def _share_summary(rows: pd.DataFrame) -> str:
     share = 100 * column(rows, "share_explained_by_vocabulary")
     known = np.isfinite(share)
     if not known.any():
-        return "No layer has a divergence above its null of which vocabulary could explain a share."
+        return NO_SHARE
     least, most = rows.iloc[int(np.nanargmin(share))], rows.iloc[int(np.nanargmax(share))]
     return (
         f"Comparing the same tokens takes away {np.nanmin(share):.0f} % (layer {least.layer:.0f}) "

@@ -3,16 +3,23 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Bool
 
 from interp.figure_style import BLUE, GREEN, GREY, MUTED, VERMILLION, lay_out, translucent
 from interp.figures_experiments import unit_of
-from interp.figures_tables import column, interval, model_of, table_of
+from interp.figures_tables import NothingToDrawError, column, interval, model_of, numeric, table_of
 from interp.results import Results
 
 CAUTION = (
     "Damage grows with any set that is taken out, and large sets leave a model that was never "
     "trained, so read the line against the matched band only."
 )
+WITHOUT_BAND = (
+    "Damage grows with any set that is taken out, and large sets leave a model that was never "
+    "trained; without matched sets of these sizes the line does not say that these experts matter "
+    "more than others would."
+)
+NONE_FOUND = "No expert was found to take out, so there is nothing of which to take out more."
 
 
 def dose_response(results: Results) -> go.Figure:
@@ -22,8 +29,12 @@ def dose_response(results: Results) -> go.Figure:
         results: With an experiment; reads the tables `experiment_dose` and `experiments`.
 
     Raises:
-        InputError: If no doses were tried.
+        InputError: If no doses were tried, or no expert was found to take out.
     """
+    main = numeric(results.experiments)
+    main = main[main["role"] == "main"] if len(main) else main
+    if results.experiment_dose.empty and len(main) and not column(main, "n_found").any():
+        raise NothingToDrawError(NONE_FOUND)
     rows = table_of(results, "experiment_dose").sort_values("size")
     outcome = results.experiments["outcome"].iloc[0] if len(results.experiments) else ""
     first = rows.iloc[0]
@@ -41,7 +52,7 @@ def dose_response(results: Results) -> go.Figure:
         subtitle=f"{model_of(results)} · n = {first.n_items:,.0f} items, {first.n_paired:,.0f} of "
         "them under both conditions · bars: 95 % intervals",
         summary=_dose_summary(rows, unit_of(outcome)),
-        caution=CAUTION,
+        caution=CAUTION if _has_band(rows).any() else WITHOUT_BAND,
     )
     figure.update_layout(margin={"t": 124})
     figure.update_xaxes(title_text="Experts taken out (number, in order of discovery)")
@@ -70,11 +81,17 @@ def _dose(rows: pd.DataFrame, name: str, label: str, color: str, symbol: str) ->
     )
 
 
+def _has_band(rows: pd.DataFrame) -> Bool[np.ndarray, "rows"]:
+    """Sizes of which matched sets were taken out."""
+    ends = column(rows, "matched_low"), column(rows, "matched_high")
+    return np.asarray(np.isfinite(ends).all(axis=0))
+
+
 def _matched_band(rows: pd.DataFrame) -> list[go.Scatter]:
     """Between the 5 % and 95 % quantiles of the interactions of matched sets of the same sizes."""
-    low, high = column(rows, "matched_low"), column(rows, "matched_high")
-    if not np.isfinite(low).any():
+    if not _has_band(rows).any():
         return []
+    low, high = column(rows, "matched_low"), column(rows, "matched_high")
     size = rows["size"].to_numpy()
     return [
         go.Scatter(
@@ -91,10 +108,24 @@ def _matched_band(rows: pd.DataFrame) -> list[go.Scatter]:
 
 
 def _dose_summary(rows: pd.DataFrame, unit: str) -> str:
-    top = rows.iloc[int(rows["interaction"].to_numpy().argmax())]
-    above = int((rows["interaction"] > column(rows, "matched_high")).sum())
+    known = rows[np.isfinite(column(rows, "interaction"))]
+    if known.empty:
+        return "No interaction is known at any size."
+    top = known.iloc[int(known["interaction"].to_numpy().argmax())]
     return (
         f"The interaction is largest with {top['size']:.0f} experts out: {top.interaction:.3f} "
-        f"{unit} (95 % interval {top.interaction_low:.3f} to {top.interaction_high:.3f}); it lies "
-        f"above the 95 % quantile of matched sets at {above} of {len(rows)} sizes."
+        f"{unit} (95 % interval {top.interaction_low:.3f} to {top.interaction_high:.3f}); "
+        f"{_against_matched(known)}."
+    )
+
+
+def _against_matched(rows: pd.DataFrame) -> str:
+    """At how many of the sizes that have matched sets the interaction lies above their quantile."""
+    compared = rows[_has_band(rows)]
+    if compared.empty:
+        return "no matched sets of these sizes were taken out"
+    above = int((compared["interaction"] > compared["matched_high"]).sum())
+    have = "" if len(compared) == len(rows) else " that have them"
+    return (
+        f"it lies above the 95 % quantile of matched sets at {above} of {len(compared)} sizes{have}"
     )

@@ -14,7 +14,15 @@ from interp.figure_style import (
     lay_out,
     translucent,
 )
-from interp.figures_tables import column, interval, model_of, numeric, plain, table_of
+from interp.figures_tables import (
+    NothingToDrawError,
+    column,
+    interval,
+    model_of,
+    numeric,
+    plain,
+    table_of,
+)
 from interp.results import Results
 
 UNITS = {
@@ -45,19 +53,24 @@ def interventions(results: Results) -> go.Figure:
         results: With an experiment; reads the tables `experiments` and `experiment_matched`.
 
     Raises:
-        InputError: If no experiment was run.
+        InputError: If no experiment was run, or none of its contrasts found an expert.
     """
     table = table_of(results, "experiments").reset_index(drop=True)
     main, placebos = table[table["role"] == "main"], table[table["role"] != "main"]
     matched = numeric(results.experiment_matched)
+    if main.empty:
+        raise NothingToDrawError("The table experiments has no row of the main contrast.")
     found = main.iloc[0]
+    if not (table["n_found"] > 0).any() and matched.empty:
+        raise NothingToDrawError(_none_found(placebos))
     names = [
         f"found set<br>({found.n_found:.0f} experts)",
-        f"{len(matched)} matched<br>random sets",
+        f"{len(matched) or 'no'} matched<br>random sets",
         *map(_label, placebos["contrast"].astype(str), placebos["interaction"].notna()),
     ]
     taken_out = main[main["n_found"] > 0]
-    figure = go.Figure([*_strip(matched), *_placebos(placebos), _found(taken_out)])
+    traces = [*_strip(matched), *_placebos(placebos), *_found(taken_out)]
+    figure = go.Figure(traces)
     lay_out(
         figure,
         title="Taking the found experts out, beside controls",
@@ -87,19 +100,23 @@ def _label(contrast: str, is_run: bool) -> str:
     return name.replace(" - ", f"<br>{MINUS} ")
 
 
-def _found(main: pd.DataFrame) -> go.Scatter:
-    return go.Scatter(
-        x=main["interaction"],
-        y=[0.0],
-        name="found set",
-        showlegend=False,
-        mode="markers",
-        marker={"color": VERMILLION, "symbol": "star", "size": 14},
-        error_x=interval(main, "interaction", low="interaction_low", high="interaction_high"),
-        customdata=_sets(main, "interaction_low", "interaction_high"),
-        hovertemplate="<b>found set</b> %{customdata[2]}<br>interaction %{x:.4f} "
-        "(%{customdata[3]:.4f} to %{customdata[4]:.4f})<extra></extra>",
-    )
+def _found(main: pd.DataFrame) -> list[go.Scatter]:
+    if main.empty:
+        return []
+    return [
+        go.Scatter(
+            x=main["interaction"],
+            y=[0.0],
+            name="found set",
+            showlegend=False,
+            mode="markers",
+            marker={"color": VERMILLION, "symbol": "star", "size": 14},
+            error_x=interval(main, "interaction", low="interaction_low", high="interaction_high"),
+            customdata=_sets(main, "interaction_low", "interaction_high"),
+            hovertemplate="<b>found set</b> %{customdata[2]}<br>interaction %{x:.4f} "
+            "(%{customdata[3]:.4f} to %{customdata[4]:.4f})<extra></extra>",
+        )
+    ]
 
 
 def _strip(matched: pd.DataFrame) -> list[go.Scatter]:
@@ -137,9 +154,10 @@ def _placebos(placebos: pd.DataFrame) -> list[go.Scatter]:
         return []
     place = 2.0 + np.arange(len(placebos))
     has_found = column(placebos, "n_found") > 0
-    return [
+    of_main = column(placebos, "interaction_of_main_set")
+    traces = [
         go.Scatter(
-            x=column(placebos, "interaction_of_main_set"),
+            x=of_main,
             y=place + 0.16,
             name="found set under placebo",
             mode="markers",
@@ -164,6 +182,7 @@ def _placebos(placebos: pd.DataFrame) -> list[go.Scatter]:
             "interaction %{x:.4f}<extra></extra>",
         ),
     ]
+    return traces if np.isfinite(of_main).any() else traces[1:]
 
 
 def _sets(rows: pd.DataFrame, *columns: str) -> list[list[float | str | None]]:
@@ -201,18 +220,37 @@ def _frame(figure: go.Figure, names: list[str], unit: str) -> None:
 def _summary(found: pd.Series, matched: pd.DataFrame, placebos: pd.DataFrame) -> str:
     if not found.n_found:
         return "The experiment found no expert, so nothing was taken out."
-    below = f"{100 * found.share_below:.0f} % of {len(matched)} matched random sets"
-    run = placebos["interaction"].dropna()
-    largest = "; no placebo contrast could be run"
-    if len(run):
-        few = f" ({len(run)} of {len(placebos)} could be run)" * (len(run) < len(placebos))
-        largest = f"; the largest placebo contrast{few} reaches {run.max():.4f}"
-        if not (placebos.loc[run.index, "n_found"] > 0).any():
-            largest = f"; none of {len(placebos)} placebo contrasts{few} found an expert"
+    none = "no matched random sets were taken out"
+    below = (
+        none
+        if matched.empty
+        else f"above that of {100 * found.share_below:.0f} % of {len(matched)} matched random sets"
+    )
     return (
         f"Taking out the {found.n_found:.0f} found experts has an interaction of "
         f"{found.interaction:.4f} {unit_of(found.outcome)} (95 % interval "
-        f"{found.interaction_low:.4f} to {found.interaction_high:.4f}), above that of {below}"
-        + (largest if len(placebos) else "")
-        + "."
+        f"{found.interaction_low:.4f} to {found.interaction_high:.4f}), {below}"
+        f"{_beside_placebos(placebos)}."
+    )
+
+
+def _beside_placebos(placebos: pd.DataFrame) -> str:
+    """The largest interaction of placebos that found experts, and how many did."""
+    if placebos.empty:
+        return ""
+    run = placebos[placebos["interaction"].notna()]
+    if run.empty:
+        return "; no placebo contrast could be run"
+    few = f" ({len(run)} of {len(placebos)} could be run)" * (len(run) < len(placebos))
+    own = run[run["n_found"] > 0]
+    if own.empty:
+        return f"; none of {len(run)} placebo contrasts{few} found an expert"
+    found = f"{len(own)} of {len(run)} placebo contrasts{few} found experts"
+    return f"; {found}, the largest with {own['interaction'].max():.4f}"
+
+
+def _none_found(placebos: pd.DataFrame) -> str:
+    return (
+        f"The main contrast found no expert and none of {len(placebos)} placebo contrasts did, so "
+        "nothing was taken out and there is nothing to draw."
     )

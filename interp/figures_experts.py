@@ -16,7 +16,15 @@ from interp.figure_style import (
     show_views,
     translucent,
 )
-from interp.figures_tables import column, model_of, on_experts, table_of
+from interp.figures_tables import (
+    NothingToDrawError,
+    column,
+    found_of,
+    model_of,
+    none_possible,
+    on_experts,
+    table_of,
+)
 from interp.results import Results
 
 SIGNIFICANT = 0.05
@@ -24,6 +32,7 @@ SMALLEST_Q = 1e-16
 """Lower values of q are drawn here, so that 0 has a place."""
 MOST_BARS = 60
 """No intervals are drawn where more experts than these would have one; hover gives them all."""
+SURFACE_Q = "surface_adjusted_q_bh"
 KINDS = {
     "Raw": ("effect", "effect_low", "effect_high", "raw_q_bh"),
     "Token": ("adjusted_effect", "adjusted_low", "adjusted_high", "q_bh"),
@@ -31,10 +40,14 @@ KINDS = {
         "surface_adjusted_effect",
         "surface_adjusted_low",
         "surface_adjusted_high",
-        "surface_adjusted_q_bh",
+        SURFACE_Q,
     ),
 }
 """Views by label: effect, the ends of its 90 % interval, and q."""
+UNTESTED = (
+    "No expert was tested: none has both an effect and a q, so none is drawn. That is not the "
+    "same as that none was found."
+)
 CAUTION = (
     "An expert far out may still do nothing, the effects of those found are too large by the way "
     "they were found, and confirmation depends on one random split of the sources or templates."
@@ -56,6 +69,8 @@ def volcano(results: Results, *, view: str = "Surface") -> go.Figure:
     """
     experts = table_of(results, "experts")
     kinds = _drawn_kinds(experts)
+    if not kinds:
+        raise NothingToDrawError(UNTESTED)
     views = {label: _points(experts, *KINDS[label]) for label in kinds}
     figure = go.Figure()
     tested = results.run.get("experts", {})
@@ -78,14 +93,12 @@ def volcano(results: Results, *, view: str = "Surface") -> go.Figure:
 
 
 def _drawn_kinds(experts: pd.DataFrame) -> list[str]:
-    """Those with effects and q; where no expert has a q, all that have effects."""
-    known = {label: np.isfinite(column(experts, effect)) for label, (effect, *_) in KINDS.items()}
-    tested = [
+    """Those in which an expert has both an effect and a q."""
+    return [
         label
-        for label, (*_, q) in KINDS.items()
-        if (known[label] & np.isfinite(column(experts, q))).any()
+        for label, (effect, *_, q) in KINDS.items()
+        if np.isfinite(column(experts, effect) + column(experts, q)).any()
     ]
-    return tested or [label for label, is_known in known.items() if is_known.any()]
 
 
 def _points(experts: pd.DataFrame, effect: str, low: str, high: str, q: str) -> list[go.Scatter]:
@@ -159,14 +172,19 @@ def _axes(figure: go.Figure, margin: float) -> None:
 
 def _summary(experts: pd.DataFrame, margin: float) -> str:
     effect = 100 * column(experts, "surface_adjusted_effect")
-    q, confirmed = column(experts, "surface_adjusted_q_bh"), column(experts, "is_confirmed") == 1
+    confirmed = column(experts, "is_confirmed") == 1
     if not np.isfinite(effect).any():
         return "No surface-adjusted effect is in these results."
     top = experts.iloc[int(np.nanargmax(np.abs(effect)))]
+    n_experts = f"{len(experts):,} experts"
+    n_found = found_of(experts, SURFACE_Q)
+    found = f"q is at most 0.05 for {n_found} of {n_experts}"
+    if n_found is None:
+        found = f"none of {n_experts} was tested"
     return (
-        f"Beyond the surface q is at most 0.05 for {(q <= SIGNIFICANT).sum()} of {len(experts):,} "
-        f"experts, {(np.abs(effect) > margin).sum()} have an effect above the margin of "
-        f"{margin:.2g} points in size, and {confirmed.sum()} are confirmed on sources or templates "
-        f"not used to find them. The largest effect is {np.nanmax(np.abs(effect)):.2g} points in "
-        f"size, of expert {top.expert:.0f} in layer {top.layer:.0f}."
+        f"Beyond the surface {found}, {(np.abs(effect) > margin).sum()} have an effect above the "
+        f"margin of {margin:.2g} points in size, and {confirmed.sum()} are confirmed on sources or "
+        f"templates not used to find them{none_possible(experts)}. The largest effect is "
+        f"{np.nanmax(np.abs(effect)):.2g} points in size, of expert {top.expert:.0f} in layer "
+        f"{top.layer:.0f}."
     )

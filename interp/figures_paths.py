@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figure_style import CONDITIONS, GREY, LAYER_TITLE, lay_out, translucent
-from interp.figures_tables import column, model_of, table_of
+from interp.figures_tables import NothingToDrawError, column, model_of, table_of
 from interp.results import Results
 from interp.sentences_load import paths_sentence
 
@@ -26,13 +26,15 @@ HALVES = ("benchmark", "organic")
 BOTTOM, TOP = 0.05, 0.95
 """Where the diagram lies in the height of the plot."""
 
-Node = tuple[int, int]
+Step = tuple[int, int]
 """Layer and expert."""
+Node = tuple[str, int, int]
+"""Condition, layer and expert."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where Plotly is to draw the nodes, all of benchmark first, then all of organic."""
+    """Where Plotly is to draw the nodes, those of benchmark first, then those of organic."""
 
     x: list[float]
     """0 to 1, layers from left to right."""
@@ -47,20 +49,25 @@ class Places:
 def paths(results: Results) -> go.Figure:
     """The paths through neighbouring layers as a Sankey diagram, one half for each condition.
 
-    Both halves have the same experts in the same places and one scale. A path is coloured in the
-    half of the condition that takes it more, where it is specific (`p_max` of at most 0.05).
+    Both halves have one order of experts and one scale. A path that a condition never takes is left
+    out of its half, and so is an expert without a path there. A path is coloured in the half of the
+    condition that takes it more, where it is specific (`p_max` of at most 0.05).
 
     Args:
         results: Of a study; reads the table `paths`.
 
     Raises:
-        InputError: If no path was counted.
+        InputError: If no path was counted, or none has a share under either condition.
     """
     table = table_of(results, "paths")
     rows = table.drop_duplicates("path")
-    steps = [_steps(path) for path in rows["path"]]
-    nodes = sorted({node for path in steps for node in path})
-    links = _links(rows, steps, nodes)
+    links = _links(rows)
+    if not links:
+        raise NothingToDrawError("No path has a share under either condition, so none is drawn.")
+    nodes = sorted(
+        {link[end] for link in links for end in ("start", "stop")},
+        key=lambda node: (HALVES.index(node[0]), *node[1:]),
+    )
     places = _places(nodes, links)
     figure = go.Figure(_sankey(links, nodes, places))
     lay_out(
@@ -68,36 +75,38 @@ def paths(results: Results) -> go.Figure:
         title="Expert paths from layer to layer",
         subtitle=f"{model_of(results)} · n = {len(rows)} of {rows['n_paths'].iloc[0]:,.0f} paths, "
         f"{rows['n_clusters'].iloc[0]:,.0f} {rows['cluster'].iloc[0]}s · width: share of paths (%)",
-        summary=paths_sentence(table),
+        summary=_summary(table),
         caution=CAUTION,
     )
-    _name_layers(figure, sorted({layer for layer, _ in nodes}), places)
+    _name_layers(figure, sorted({layer for _, layer, _ in nodes}), places)
     return figure
 
 
-def _steps(path: str) -> list[Node]:
+def _steps(path: str) -> list[Step]:
     """Layer and expert of each step of a path such as `2:9 > 3:8`."""
     return [(int(layer), int(expert)) for layer, expert in re.findall(r"(\d+):(\d+)", path)]
 
 
-def _links(
-    rows: pd.DataFrame, steps: Sequence[list[Node]], nodes: Sequence[Node]
-) -> list[dict[str, Any]]:
-    """A link for each step of each path under each condition."""
-    place = {node: index for index, node in enumerate(nodes)}
+def _links(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A link for each step of each path under each condition that takes it.
+
+    Plotly drops links of value 0 and nodes without links, and gives the places of those it dropped
+    to others; so neither is handed to it.
+    """
     links: list[dict[str, Any]] = []
-    for half, condition in enumerate(HALVES):
+    for condition in HALVES:
         shares = 100 * column(rows, f"share_{condition}")
-        for path, share, row in zip(steps, shares, rows.itertuples(), strict=True):
+        for share, row in zip(shares, rows.itertuples(), strict=True):
             links += [
                 {
-                    "source": place[start] + half * len(nodes),
-                    "target": place[stop] + half * len(nodes),
+                    "start": (condition, *start),
+                    "stop": (condition, *stop),
                     "value": share,
                     "color": _link_color(row, condition),
                     "customdata": [*start, *stop, condition, row.path, row.p_max],
                 }
-                for start, stop in pairwise(path)
+                for start, stop in pairwise(_steps(str(row.path)))
+                if share > 0
             ]
     return links
 
@@ -110,7 +119,8 @@ def _link_color(row: Any, condition: str) -> str:
 
 
 def _sankey(links: Sequence[dict[str, Any]], nodes: Sequence[Node], places: Places) -> go.Sankey:
-    """All nodes twice, above for benchmark and below for organic."""
+    """Nodes of benchmark above and of organic below."""
+    place = {node: index for index, node in enumerate(nodes)}
     return go.Sankey(
         arrangement="fixed",
         domain={"x": [0, 1], "y": [BOTTOM, TOP]},
@@ -120,34 +130,37 @@ def _sankey(links: Sequence[dict[str, Any]], nodes: Sequence[Node], places: Plac
             "pad": places.pad,
             "thickness": 11,
             "line": {"width": 0},
-            "color": [CONDITIONS[name][0] for name in HALVES for _ in nodes],
-            "label": [str(expert) for _ in HALVES for _, expert in nodes],
-            "customdata": [[*node, name] for name in HALVES for node in nodes],
+            "color": [CONDITIONS[name][0] for name, *_ in nodes],
+            "label": [str(expert) for *_, expert in nodes],
+            "customdata": [[layer, expert, name] for name, layer, expert in nodes],
             "hovertemplate": "<b>layer %{customdata[0]}, expert %{customdata[1]}</b><br>"
             "%{customdata[2]}: %{value:.2f} % of paths, of those shown<extra></extra>",
         },
-        link={key: [link[key] for link in links] for key in links[0]}
-        | {
+        link={
+            "source": [place[link["start"]] for link in links],
+            "target": [place[link["stop"]] for link in links],
+            **{key: [link[key] for link in links] for key in ("value", "color", "customdata")},
             "hovertemplate": "<b>%{customdata[5]}</b> (layer:expert)<br>%{customdata[4]}: "
-            "%{value:.3f} % of paths<br>p = %{customdata[6]:.2g}, all paths counted<extra></extra>"
+            "%{value:.3f} % of paths<br>p = %{customdata[6]:.2g}, all paths counted<extra></extra>",
         },
         textfont={"size": 11},
     )
 
 
 def _places(nodes: Sequence[Node], links: Sequence[dict[str, Any]]) -> Places:
-    """Places that leave gaps: experts of a layer downwards, in the same order in both halves.
+    """Places that leave gaps: experts of a layer downwards, in one order in both halves.
 
     Plotly makes the values of the fullest layer as high as the plot less `pad` between its nodes,
     so `pad` is what keeps `FILLED` of the plot for nodes and the rest for the gaps between them.
     """
-    layers = sorted({layer for layer, _ in nodes})
-    layer_of = np.array([layers.index(layer) for layer, _ in nodes] * 2)
-    half, heights = np.repeat([0, 1], len(nodes)), _heights(links, 2 * len(nodes))
+    layers = sorted({layer for _, layer, _ in nodes})
+    layer_of = np.array([layers.index(layer) for _, layer, _ in nodes])
+    half = np.array([HALVES.index(name) for name, *_ in nodes])
+    heights = _heights(links, nodes)
     totals = np.zeros((2, len(layers)))
     np.add.at(totals, (half, layer_of), heights)
     gaps = np.bincount(layer_of) - 1
-    pad = (1 - FILLED) / gaps.max()
+    pad = (1 - FILLED) / max(1, gaps.max())
     scale = float(((1 - pad * gaps) / totals.sum(axis=0)).min())
     room = 0.92 * totals.max(axis=1) / totals.max(axis=1).sum()
     y = np.zeros(len(half))
@@ -159,12 +172,12 @@ def _places(nodes: Sequence[Node], links: Sequence[dict[str, Any]]) -> Places:
     return Places(x.tolist(), y.tolist(), pad * PLOT_HEIGHT, float(1 - room[1]))
 
 
-def _heights(links: Sequence[dict[str, Any]], n_nodes: int) -> np.ndarray:
+def _heights(links: Sequence[dict[str, Any]], nodes: Sequence[Node]) -> np.ndarray:
     """What goes in or out of each node, whichever is more."""
+    place = {node: index for index, node in enumerate(nodes)}
     values = [link["value"] for link in links]
-    ends = [[link[end] for link in links] for end in ("source", "target")]
-    sides = [np.bincount(end, values, minlength=n_nodes) for end in ends]
-    return np.maximum(*sides)
+    ends = [[place[link[end]] for link in links] for end in ("start", "stop")]
+    return np.maximum(*(np.bincount(end, values, minlength=len(nodes)) for end in ends))
 
 
 def _stacked(heights: np.ndarray, room: float) -> np.ndarray:
@@ -195,3 +208,31 @@ def _name_layers(figure: go.Figure, layers: Sequence[int], places: Places) -> No
             font={"color": CONDITIONS[condition][0]},
             **note,
         )
+
+
+def _summary(table: pd.DataFrame) -> str:
+    """The most frequent path and, where one is, the most specific; else that none is."""
+    ranked = {name: table[table["ranked_by"] == name] for name in ("share", "specific")}
+    frequent, specific = ranked["share"], ranked["specific"]
+    if len(frequent) and len(specific) and specific["p_max"].iloc[0] <= SIGNIFICANT:
+        return paths_sentence(table)
+    said = ""
+    if len(frequent):
+        top = frequent.iloc[0]
+        said = (
+            f"The most frequent path (layer:expert) is {top.path}, {100 * top.share:.2f} % of all. "
+        )
+    return said + _none_specific(specific)
+
+
+def _none_specific(specific: pd.DataFrame) -> str:
+    """That no path is specific, with the least p; or that none was tested."""
+    known = specific.dropna(subset="p_max")
+    if known.empty:
+        return "Whether a path is condition-specific was not tested."
+    least = known.iloc[0]
+    return (
+        f"None is condition-specific: the least p is {least.p_max:.2g} ({least.path}) against the "
+        f"largest of {least.n_paths:,.0f} paths in {least.n_permutations:,.0f} relabellings of "
+        f"{least.n_clusters:,.0f} {least.cluster}s."
+    )

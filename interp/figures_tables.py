@@ -10,6 +10,11 @@ from interp.cache.errors import InputError
 from interp.results import Results
 
 LONGEST_NAME = 34
+SIGNIFICANT = 0.05
+
+
+class NothingToDrawError(InputError):
+    """Results were computed and hold nothing that a figure could draw; the sentence says why."""
 
 
 def table_of(results: Results, name: str) -> pd.DataFrame:
@@ -74,6 +79,20 @@ def model_of(results: Results) -> str:
 def plain(text: str) -> str:
     """Text in which Plotly sees no markup and no placeholder."""
     return text.replace("<", "\u2039").replace(">", "\u203a").replace("%{", "% {")
+
+
+def found_of(experts: pd.DataFrame, q: str) -> int | None:
+    """How many experts have a `q` of at most 0.05; None where no expert has a `q`."""
+    known = column(experts, q)
+    return int((known <= SIGNIFICANT).sum()) if np.isfinite(known).any() else None
+
+
+def none_possible(experts: pd.DataFrame) -> str:
+    """A clause where not even an effect of all slots would be found, in the median expert."""
+    smallest = column(experts, "smallest_effect")
+    if not np.isfinite(smallest).any() or np.nanmedian(smallest) <= 1:
+        return ""
+    return "; these prompts could have shown none, not even an effect of all slots"
 
 
 def even_share(results: Results) -> float:

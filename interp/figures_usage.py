@@ -1,5 +1,6 @@
 """The heatmaps of expert usage by layer and expert: either condition, and their difference."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from jaxtyping import Float
 from interp.cache.errors import InputError
 from interp.figure_style import DIVERGING, INK, LAYER_TITLE, MINUS, SEQUENTIAL, lay_out, show_views
 from interp.figures_tables import (
-    column,
+    NothingToDrawError,
     empty_table,
     even_share,
+    found_of,
     listed,
     model_of,
+    none_possible,
     numeric,
     table_of,
 )
@@ -35,6 +38,7 @@ DIFFERENCES = {
     "Surface": ("surface_adjusted_effect", "surface_adjusted_q_bh"),
 }
 """Views of table `experts`: label, effect, and the q whose experts are outlined."""
+DESCRIBED = {"Raw": "as they are", "Token": "at the same token", "Surface": "beyond the surface"}
 CAUTION = (
     "Among hundreds of cells some differ by chance, so look at the outlined ones; tokens are "
     "pooled, so long prompts weigh more, and colours end at the 99 % quantile."
@@ -86,6 +90,8 @@ def _shares(results: Results) -> dict[str, pd.DataFrame]:
     }
     if not found:
         raise empty_table(results, "usage")
+    if not np.isfinite(sum(grid.to_numpy(dtype=float) for grid in found.values())).any():
+        raise NothingToDrawError("No expert has usage that is a number, so none is drawn.")
     return found
 
 
@@ -239,10 +245,17 @@ def _found(results: Results) -> str:
     if results.experts.empty:
         return "No test of single experts is in these results."
     table = numeric(results.experts)
-    raw, token, surface = (
-        int((column(table, q) <= SIGNIFICANT).sum()) for _, q in DIFFERENCES.values()
-    )
-    return (
-        f"Of {len(table)} experts q is at most 0.05 for {raw} as they are, {token} at the same "
-        f"token, and {surface} beyond the surface."
-    )
+    found = {DESCRIBED[label]: found_of(table, q) for label, (_, q) in DIFFERENCES.items()}
+    tested = [f"{count} {words}" for words, count in found.items() if count is not None]
+    untested = [words for words, count in found.items() if count is None]
+    if not tested:
+        return f"None of {len(table)} experts was tested: no q is known."
+    said = f"Of {len(table)} experts q is at most 0.05 for {_and(tested)}{none_possible(table)}."
+    return said + (f" They were not tested {_and(untested)}." if untested else "")
+
+
+def _and(parts: Sequence[str]) -> str:
+    """Parts of a sentence, as `a`, `a and b`, or `a, b, and c`."""
+    if len(parts) < 3:
+        return " and ".join(parts)
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"

@@ -128,20 +128,21 @@ async function markNodes(plot, layer, expert) {
   return is.filter(Boolean).length;
 }
 
-const isOf = (given, layer, expert) => given && given[0] === layer && given[1] === expert;
+const isOf = (given, layer, expert) => given && given[0] === layer && Object.is(given[1], expert);
 
 function cellMarks(trace, layer, expert) {
   const marks = [];
   for (let row = 0; row < trace.y.length; row += 1) {
     for (let column = 0; column < trace.x.length; column += 1) {
-      if (!isOf(trace.customdata[row][column], layer, expert ?? trace.customdata[row][column][1])) continue;
-      const first = expert === null ? trace.x[0] : trace.x[column];
-      const last = expert === null ? trace.x[trace.x.length - 1] : trace.x[column];
+      const given = trace.customdata[row][column];
+      const isRow = expert === null || given[1] === null || Number.isNaN(given[1]);
+      if (!isOf(given, layer, isRow ? given[1] : expert)) continue;
+      const [first, last] = isRow ? [trace.x[0], trace.x[trace.x.length - 1]] : [trace.x[column], trace.x[column]];
       marks.push({
         type: "rect", xref: trace.xaxis, yref: trace.yaxis, line: { color: MARK, width: 3 },
         x0: first - 0.5, x1: last + 0.5, y0: trace.y[row] - 0.5, y1: trace.y[row] + 0.5,
       });
-      if (expert === null) break;
+      if (isRow) break;
     }
   }
   return marks;

@@ -62,12 +62,13 @@ function followHash() {
   choose({ ...changes, ...Object.fromEntries(read) });
 }
 
-/** Links within the page keep what is chosen in the hash. */
+/** Links within the page keep what is chosen in the hash, and Back leads to where they were. */
 function followLinks() {
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#"]');
     if (!link) return;
     event.preventDefault();
+    try { history.pushState(null, "", location.href); } catch { /* a page without a history */ }
     choose({ at: null });
     choose({ at: link.getAttribute("href").slice(1) });
   });

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from interp.cache.errors import InputError
 from interp.calibrated import CALIBRATED, RUNGS
 from interp.figures import FIGURES
+from interp.figures_tables import NothingToDrawError
 from interp.report_html import (
     UNRECORDED,
     absent_block,
@@ -18,9 +19,8 @@ from interp.report_html import (
     static_table,
     told,
 )
-from interp.report_questions import ASKED, Panel
+from interp.report_questions import ASKED, Panel, reasons
 from interp.results import Results
-from interp.sentences import absent_sentences
 
 WIDE = 40
 """More experts than these do not fit a phone; the figure scrolls sideways there."""
@@ -41,19 +41,20 @@ class DrawnPanel:
 def drawn_panel(panel: Panel, results: Results, *, suffix: str = "") -> DrawnPanel | None:
     """A panel of one study; None where it is optional and has nothing to say."""
     figure, failure = _figure(panel, results)
-    said = panel.sentences(results)
-    reasons = [each for key in panel.absent for each in absent_sentences(results.absent, key)]
-    reasons = list(dict.fromkeys(reasons))
-    if panel.is_optional and figure is None and not said and not reasons:
+    said, missing = panel.sentences(results), reasons(panel, results.absent)
+    if isinstance(failure, NothingToDrawError) and str(failure) not in missing:
+        missing = [str(failure), *missing]
+    if panel.is_optional and figure is None and not said and not missing:
         return None
-    if figure is None and not said and not reasons:
-        reasons = [failure or UNRECORDED]
-    said = [each for each in said if not _is_told(each, reasons)]
-    body = _body(panel, results, suffix, figure, said) + absent_block(reasons)
+    if figure is None and not said and not missing:
+        recorded = [results.absent[name] for name in panel.tables if name in results.absent]
+        missing = recorded or [str(failure or UNRECORDED)]
+    said = [each for each in said if not _is_told(each, missing)]
+    body = _body(panel, results, suffix, figure, said) + absent_block(missing)
     return DrawnPanel(
         figure=figure,
         body=body + _caution(figure, panel.caution if said else ""),
-        finding=next(iter([*_summary(figure), *said, *reasons])),
+        finding=next(iter([*_summary(figure), *said, *missing])),
     )
 
 
@@ -88,7 +89,7 @@ def _body(
 
 def _subtitle(results: Results, held: Mapping[str, pd.DataFrame]) -> str:
     """Model and n of a panel without a figure, from the first of its tables that knows them."""
-    counted = [table.iloc[0] for table in held.values() if "n_prompts" in table]
+    counted = [t.iloc[0] for t in held.values() if {"n_prompts", "n_clusters"} <= {*t}]
     if not counted:
         return ""
     n_prompts, n_items = counted[0]["n_prompts"], counted[0]["n_clusters"]
@@ -112,14 +113,14 @@ def _is_told(sentence: str, reasons: Sequence[str]) -> bool:
     return any(end in reason for reason in reasons)
 
 
-def _figure(panel: Panel, results: Results) -> tuple[go.Figure | None, str]:
-    """The figure of a panel, or the sentence that says why there is none."""
+def _figure(panel: Panel, results: Results) -> tuple[go.Figure | None, InputError | None]:
+    """The figure of a panel, or the error that says why there is none."""
     if panel.name not in FIGURES:
-        return None, ""
+        return None, None
     try:
-        return FIGURES[panel.name](results), ""
+        return FIGURES[panel.name](results), None
     except InputError as error:
-        return None, str(error)
+        return None, error
 
 
 def _block(name: str, figure: go.Figure) -> str:

@@ -1,6 +1,6 @@
 """The questions that the report answers, a panel each, in the order of the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from interp.results import EXPERIMENT_TABLES, Results
@@ -42,6 +42,22 @@ def _of(name: str, sentences: Callable[..., list[str]]) -> Sentences:
     return said
 
 
+def reasons(panel: Panel, absent: Mapping[str, str]) -> list[str]:
+    """What is recorded as absent in a panel; a reason goes to the panel that names it closest."""
+    others = [key for other in PANELS if other is not panel for key in other.absent]
+    mine = [
+        reason
+        for name, reason in absent.items()
+        if _closest(panel.absent, name) >= max(1, _closest(others, name))
+    ]
+    return list(dict.fromkeys(mine))
+
+
+def _closest(keys: Iterable[str], name: str) -> int:
+    """Length of the longest key that is the name or its beginning, 0 if none is."""
+    return max((len(key) for key in keys if name == key or name.startswith(f"{key}_")), default=0)
+
+
 OWN_PANELS = ("experiment_dose", "experiment_slope", "experiment_second_model")
 """Tables of experiments that have a panel of their own."""
 BESIDE_FOUND = tuple(name for name in EXPERIMENT_TABLES if name not in OWN_PANELS)
@@ -80,7 +96,7 @@ PANELS = (
         name="vocabulary_share",
         heading="How much of it is vocabulary?",
         tables=("divergence", "divergence_matched"),
-        absent=("divergence_matched",),
+        absent=("divergence_matched", "divergence_share"),
     ),
     Panel(
         name="probes",
@@ -101,8 +117,8 @@ PANELS = (
         tables=("probe_controls", "added", "router_split", "directions"),
         absent=("probe_controls", "added", "router_split", "directions"),
         sentences=lambda results: [
-            *_of("added", added_sentences)(results),
             *_of("probe_controls", control_sentences)(results),
+            *_of("added", added_sentences)(results),
         ],
         caution="A small gain can mean that both say the same and not that one says nothing, and "
         "selectivity speaks of this kind of probe only.",

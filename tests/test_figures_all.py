@@ -1,5 +1,6 @@
 """What holds for every figure: titles, n, summary, caution, and a sentence where it is absent."""
 
+import contextlib
 import dataclasses
 import shutil
 import subprocess
@@ -80,6 +81,27 @@ def test_a_figure_without_its_table_is_refused_with_a_sentence(name: str) -> Non
     without = dataclasses.replace(RESULTS, **{table: pd.DataFrame()})
     with pytest.raises(InputError, match=f"table {table} has no row to draw.*interp {command}"):
         FIGURES[name](without)
+
+
+@every_figure
+@pytest.mark.parametrize("kind", ["no number", "no text", "one row"])
+def test_an_odd_table_is_drawn_or_refused_with_a_sentence(name: str, kind: str) -> None:
+    """It costs its own panel at most, never the report."""
+    table = getattr(RESULTS, TABLES[name])
+    keys = ("layer", "expert", "other_expert", "condition", "cell", "path", "ranked_by", "size")
+    values = {"no number": np.nan, "no text": None}
+    chosen = {
+        column: values[kind]
+        for column in table
+        if kind in values and column not in keys
+        if (kind == "no number") == pd.api.types.is_numeric_dtype(table[column])
+    }
+    odd = table[:1] if kind == "one row" else table.assign(**chosen)
+    said = "One sentence."
+    with contextlib.suppress(InputError):
+        figure = FIGURES[name](dataclasses.replace(RESULTS, **{TABLES[name]: odd}))
+        said = figure.layout.meta["summary"]
+    assert said.endswith(".")
 
 
 @every_figure

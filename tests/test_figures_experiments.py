@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from interp.cache.errors import InputError
 from interp.figures import dose_response, interventions
 from tests.figure_samples import sample_results
 
@@ -83,22 +84,26 @@ def test_the_axis_has_the_unit_of_the_outcome(outcome: str, unit: str) -> None:
 def test_an_experiment_that_found_nothing_says_so() -> None:
     nothing = RESULTS.experiments[:1].assign(n_found=0, experts="", interaction=0.0)
     none = dataclasses.replace(RESULTS, experiments=nothing, experiment_matched=pd.DataFrame())
-    figure = interventions(none)
+    with pytest.raises(InputError, match="found no expert and none of 0 placebo contrasts did"):
+        interventions(none)
+    placebo = RESULTS.experiments.assign(n_found=[0, 1, 0], interaction_of_main_set=None)
+    figure = interventions(dataclasses.replace(none, experiments=placebo))
     assert figure.layout.meta["summary"].startswith("The experiment found no expert")
-    assert [trace.name for trace in figure.data] == ["found set"]
+    assert [trace.name for trace in figure.data] == ["placebo's set (open: none found)"]
+    assert figure.layout.yaxis.ticktext[1] == "no matched<br>random sets"
+
+
+def test_placebos_that_found_no_expert_are_not_counted_as_an_effect_of_zero() -> None:
+    none = RESULTS.experiments.assign(n_found=[2, 0, 0], interaction=[0.2, 0.0, 0.0])
+    said = interventions(dataclasses.replace(RESULTS, experiments=none)).layout.meta["summary"]
+    assert said.endswith("; none of 2 placebo contrasts found an expert.")
 
 
 def test_summary_compares_with_matched_sets_and_placebos() -> None:
     said = interventions(RESULTS).layout.meta["summary"]
     assert "interaction of 0.2000 nats per token (95 % interval 0.1200 to 0.3100)" in said
     assert "above that of 97 % of 4 matched random sets" in said
-    assert "the largest placebo contrast reaches 0.0300" in said
-
-
-def test_placebos_that_found_no_expert_are_not_said_to_have_reached_zero() -> None:
-    table = RESULTS.experiments.assign(n_found=[2, 0, 0], interaction=[0.2, 0.0, 0.0])
-    said = interventions(dataclasses.replace(RESULTS, experiments=table)).layout.meta["summary"]
-    assert said.endswith("; none of 2 placebo contrasts found an expert.")
+    assert "; 1 of 2 placebo contrasts found experts, the largest with 0.0300." in said
 
 
 def test_a_placebo_that_was_not_run_is_no_point_at_zero() -> None:
@@ -108,7 +113,8 @@ def test_a_placebo_that_was_not_run_is_no_point_at_zero() -> None:
     own = named(figure, "placebo's set (open: none found)")
     assert np.isfinite(own.x.astype(float)).tolist() == [True, False]
     assert figure.layout.yaxis.ticktext[3].endswith("benchmark-exam-sham (not run)")
-    assert "placebo contrast (1 of 2 could be run) reaches 0.0300" in figure.layout.meta["summary"]
+    said = figure.layout.meta["summary"]
+    assert "1 of 1 placebo contrasts (1 of 2 could be run) found experts" in said
     none = table.assign(interaction=[0.2, np.nan, np.nan])
     said = interventions(dataclasses.replace(RESULTS, experiments=none)).layout.meta["summary"]
     assert "no placebo contrast could be run" in said
@@ -141,4 +147,19 @@ def test_doses_without_matched_sets_have_no_band() -> None:
     without = RESULTS.experiment_dose.assign(matched_low=None, matched_high=None)
     figure = dose_response(dataclasses.replace(RESULTS, experiment_dose=without))
     assert len(figure.data) == 3
-    assert "at 0 of 3 sizes" in figure.layout.meta["summary"]
+    said = figure.layout.meta
+    assert said["summary"].endswith("; no matched sets of these sizes were taken out.")
+    assert "matched band" not in said["caution"]
+
+
+def test_doses_are_compared_only_where_matched_sets_of_the_size_were_taken_out() -> None:
+    some = RESULTS.experiment_dose.assign(matched_low=[-9.0, None, None], matched_high=[-9.0] * 3)
+    figure = dose_response(dataclasses.replace(RESULTS, experiment_dose=some))
+    assert "at 1 of 1 sizes that have them" in figure.layout.meta["summary"]
+
+
+def test_an_experiment_that_found_no_expert_has_no_doses_and_says_why() -> None:
+    nothing = RESULTS.experiments.assign(n_found=0)
+    none = dataclasses.replace(RESULTS, experiments=nothing, experiment_dose=pd.DataFrame())
+    with pytest.raises(InputError, match="No expert was found to take out"):
+        dose_response(none)

@@ -1,6 +1,7 @@
 """The heatmaps and the volcano draw the numbers of their tables, each at its layer and expert."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from interp.cache.errors import InputError
 from interp.figures import usage, volcano
+from interp.results import Results
 from tests.figure_samples import LAYERS, OBJECTS, sample_results
 
 RESULTS = sample_results()
@@ -203,4 +205,29 @@ def test_a_view_without_any_q_is_left_out_where_another_has_one() -> None:
 
     assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["Raw", "Token"]
     none = untested.assign(raw_q_bh=np.nan, q_bh=np.nan)
-    assert len(volcano(dataclasses.replace(RESULTS, experts=none)).data) == 9
+    with pytest.raises(InputError, match="not the same as that none was found"):
+        volcano(dataclasses.replace(RESULTS, experts=none))
+
+
+def summary(draw: Callable[[Results], go.Figure], **columns: object) -> str:
+    changed = dataclasses.replace(RESULTS, experts=RESULTS.experts.assign(**columns))
+    return str(draw(changed).layout.meta["summary"])
+
+
+def test_experts_that_were_not_tested_are_not_counted_as_none_found() -> None:
+    said = summary(usage, surface_adjusted_q_bh=np.nan, q_bh=np.nan)
+    assert said.endswith(
+        " as they are. They were not tested at the same token and beyond the surface."
+    )
+    said = summary(usage, raw_q_bh=np.nan, surface_adjusted_q_bh=np.nan, q_bh=np.nan)
+    assert said.endswith("None of 18 experts was tested: no q is known.")
+    assert "none of 18 experts was tested," in summary(volcano, surface_adjusted_q_bh=np.nan)
+
+
+@pytest.mark.parametrize("draw", [usage, volcano])
+def test_prompts_that_could_have_shown_no_expert_say_so_beside_the_count(
+    draw: Callable[[Results], go.Figure],
+) -> None:
+    assert "these prompts could have shown none" in summary(draw, smallest_effect=1.01)
+    assert "could have shown none" not in summary(draw, smallest_effect=0.99)
+    assert "could have shown none" not in summary(draw, smallest_effect=np.nan)

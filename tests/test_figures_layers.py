@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from interp.cache.errors import InputError
 from interp.figures import divergence, load, vocabulary, vocabulary_share
 from tests.figure_samples import LAYERS, sample_results
 
@@ -36,8 +37,11 @@ def test_divergence_draws_the_columns_of_its_table(name: str, column: str) -> No
 
 @pytest.mark.parametrize("kind", ["raw", "token_matched"])
 def test_divergence_intervals_reach_the_ends_of_the_table(kind: str) -> None:
-    drawn = named(divergence(RESULTS), kind.replace("_", "-"))
-    table = RESULTS.divergence
+    """They are those of the estimate less its bias, and stand at that point and no other."""
+    name, table = kind.replace("_", "-"), RESULTS.divergence
+    assert named(divergence(RESULTS), name).error_y.array is None
+    drawn = named(divergence(RESULTS), f"{name}, bias-corrected")
+    np.testing.assert_array_equal(drawn.y, table[f"{kind}_corrected_bits"])
     np.testing.assert_allclose(drawn.y + drawn.error_y.array, table[f"{kind}_high_bits"])
     np.testing.assert_allclose(drawn.y - drawn.error_y.arrayminus, table[f"{kind}_low_bits"])
 
@@ -58,6 +62,29 @@ def test_a_condition_of_one_source_leaves_the_reference_to_the_other() -> None:
     figure = divergence(dataclasses.replace(RESULTS, sources=alone))
     drawn = named(figure, "two sources of one condition").y
     np.testing.assert_array_equal(drawn, alone["within_benchmark"][:3])
+
+
+def test_a_corrected_divergence_below_zero_is_drawn_at_zero_and_told_as_it_is() -> None:
+    below = RESULTS.divergence.assign(raw_corrected_bits=-0.01, raw_low_bits=0.0, raw_high_bits=0.0)
+    drawn = named(divergence(dataclasses.replace(RESULTS, divergence=below)), "raw, bias-corrected")
+    assert list(drawn.y) == [0, 0, 0]
+    assert list(drawn.error_y.array) == list(drawn.error_y.arrayminus) == [0, 0, 0]
+    assert [row[4] for row in drawn.customdata] == [-0.01] * 3
+
+
+def test_a_table_without_corrected_estimates_has_no_bars() -> None:
+    older = RESULTS.divergence.drop(columns=["raw_corrected_bits", "token_matched_corrected_bits"])
+    figure = divergence(dataclasses.replace(RESULTS, divergence=older))
+    assert all(trace.error_y.array is None for trace in figure.data)
+
+
+def test_conditions_of_one_source_each_have_no_line_within_and_no_word_of_it() -> None:
+    alone = RESULTS.sources.assign(within_benchmark=np.nan, within_organic=np.nan)
+    figure = divergence(dataclasses.replace(RESULTS, sources=alone))
+    assert "two sources of one condition" not in {trace.name for trace in figure.data}
+    assert "two of different conditions" in {trace.name for trace in figure.data}
+    assert "sources of one condition" not in figure.layout.meta["caution"]
+    assert "sources of one condition" in divergence(RESULTS).layout.meta["caution"]
 
 
 def test_without_nested_sources_there_is_no_reference() -> None:
@@ -93,10 +120,30 @@ def test_other_keys_are_drawn_from_their_own_table(key: str, name: str) -> None:
     assert list(drawn.y) == pytest.approx([100 * row.share_explained for row in rows])
 
 
-def test_a_share_in_no_layer_is_said() -> None:
+def test_a_share_at_no_token_is_said_and_has_no_empty_mark() -> None:
     none = RESULTS.divergence.assign(share_explained_by_vocabulary=np.nan)
     figure = vocabulary_share(dataclasses.replace(RESULTS, divergence=none))
     assert "No layer has a divergence above its null" in figure.layout.meta["summary"]
+    assert "explained by the token" not in {trace.name for trace in figure.data}
+    some = RESULTS.divergence_matched.copy()
+    some.loc[some["matched_on"] == "position_bin", "share_explained"] = np.nan
+    figure = vocabulary_share(dataclasses.replace(RESULTS, divergence_matched=some))
+    assert "by position" not in {trace.name for trace in figure.data}
+
+
+@pytest.mark.parametrize(
+    ("absent", "reason"),
+    [({}, "No layer has a divergence above its null"), ({"divergence_share": "Why."}, r"^Why\.$")],
+)
+def test_without_any_share_the_reason_stands_in_place_of_an_empty_figure(
+    absent: dict[str, str], reason: str
+) -> None:
+    none = RESULTS.divergence.assign(share_explained_by_vocabulary=np.nan)
+    matched = RESULTS.divergence_matched.assign(share_explained=np.nan)
+    with pytest.raises(InputError, match=reason):
+        vocabulary_share(
+            dataclasses.replace(RESULTS, divergence=none, divergence_matched=matched, absent=absent)
+        )
 
 
 @pytest.mark.parametrize("condition", ["benchmark", "organic"])

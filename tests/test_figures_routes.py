@@ -1,10 +1,13 @@
 """Pairs and paths of experts are drawn with the numbers of their tables."""
 
+import dataclasses
 import re
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
+from interp.cache.errors import InputError
 from interp.figures import coactivation, paths
 from tests.figure_samples import sample_results
 
@@ -94,3 +97,47 @@ def test_the_layers_are_named_below() -> None:
     notes = [note.text for note in paths(RESULTS).layout.annotations]
     assert notes[:3] == ["2", "3", "5"]
     assert np.isin(["<b>benchmark</b>", "<b>organic</b>"], notes).all()
+
+
+def with_paths(**columns: object) -> go.Figure:
+    return paths(dataclasses.replace(RESULTS, paths=RESULTS.paths.assign(**columns)))
+
+
+def test_paths_without_a_share_leave_no_link_and_no_node_that_plotly_would_drop() -> None:
+    """Plotly drops these itself, and then draws the other nodes in the places of those dropped."""
+    node, link = (
+        getattr(with_paths(share_benchmark=[0.0, 0.02, np.nan, 0.03, 0.0]).data[0], part)
+        for part in ("node", "link")
+    )
+    assert min(link.value) > 0
+    used = set(link.source) | set(link.target)
+    assert used == set(range(len(node.label)))
+    assert len(node.x) == len(node.y) == len(node.color) == len(node.customdata) == len(used)
+    kept = {(layer, expert) for layer, expert, name in node.customdata if name == "benchmark"}
+    assert kept == {(2, 0), (3, 4), (5, 0)}
+    for x, (layer, *_) in zip(node.x, node.customdata, strict=True):
+        assert x == pytest.approx({2: 0.001, 3: 0.5, 5: 0.999}[layer])
+
+
+def test_a_half_without_any_path_leaves_the_other() -> None:
+    names = {name for *_, name in with_paths(share_organic=0.0).data[0].node.customdata}
+    assert names == {"benchmark"}
+
+
+def test_paths_without_any_share_are_refused() -> None:
+    with pytest.raises(InputError, match="No path has a share under either condition"):
+        with_paths(share_benchmark=0.0, share_organic=np.nan)
+
+
+def test_no_path_is_called_specific_above_the_level() -> None:
+    said = with_paths(p_max=0.61).layout.meta["summary"]
+    assert "None is condition-specific: the least p is 0.61 (2:0 > 3:1)" in said
+    assert "Most condition-specific" not in said
+    assert "Most condition-specific is 2:0 > 3:1" in paths(RESULTS).layout.meta["summary"]
+
+
+def test_paths_ranked_in_one_way_only_are_drawn() -> None:
+    frequent = dataclasses.replace(RESULTS, paths=RESULTS.paths[:4])
+    assert "condition-specific was not tested" in paths(frequent).layout.meta["summary"]
+    specific = dataclasses.replace(RESULTS, paths=RESULTS.paths[4:].assign(p_max=0.2))
+    assert paths(specific).layout.meta["summary"].startswith("None is condition-specific")

@@ -1,5 +1,6 @@
 """Paths against loops over tokens, a planted path, and the null."""
 
+import dataclasses
 from itertools import product
 
 import numpy as np
@@ -164,6 +165,20 @@ def test_path_longer_than_the_model_is_refused() -> None:
             cluster=np.arange(5),
             rng=np.random.default_rng(0),
             length=4,
+        )
+
+
+def test_routing_of_one_layer_has_no_paths_and_the_sentence_says_so() -> None:
+    tokens = routed_tokens(np.random.default_rng(6))
+    one = dataclasses.replace(
+        tokens, expert_indices=tokens.expert_indices[:, :1], layer_indices=tokens.layer_indices[:1]
+    )
+    with pytest.raises(ValueError, match="kept for 1 layer, and a path needs 2 or more"):
+        expert_paths(
+            one,
+            benchmark=np.arange(5) < 2,
+            cluster=np.arange(5),
+            rng=np.random.default_rng(0),
         )
 
 

@@ -112,8 +112,8 @@ def test_an_expert_chosen_in_a_figure_is_chosen_everywhere(page: Any) -> None:
         "coactivation",
         "dose_response",
         "interventions",
-        "two_by_two",
     }
+    assert found["two_by_two"] == 1  # the row of the layer, where no tile is of one expert
     assert page.locator("select[name=chosen-layer]").input_value() == "3"
     assert page.locator(".token-view select[name=layer]").input_value() == "3"
     assert "Layer 3, expert 4." in page.locator("#chosen-facts").inner_text()
@@ -317,6 +317,30 @@ def test_marks_lie_on_the_points_of_the_expert(page: Any, results: Results) -> N
     (row,) = results.experts.query("layer == 2 and expert == 3").to_dict("records")
     (shape,) = ring
     np.testing.assert_allclose(shape["xanchor"], 100 * row["surface_adjusted_effect"], rtol=1e-6)
+
+
+def test_every_expert_of_the_paths_is_drawn_in_the_column_of_its_layer(page: Any) -> None:
+    drawn = page.locator(".plot[data-figure=paths]").evaluate(
+        """(plot) => [...plot.querySelectorAll(".sankey-node")].map((each) => [
+          each.__data__.node.customdata[0],
+          Math.round(each.querySelector(".node-rect").getBoundingClientRect().x)])"""
+    )
+    columns = {(layer, x) for layer, x in drawn}
+    assert len(columns) == len(LAYERS)
+    assert [layer for layer, _ in sorted(columns, key=lambda each: each[1])] == list(LAYERS)
+
+
+def test_back_after_a_link_within_the_page_stays_in_the_report(browser: Any, report: Path) -> None:
+    page = opened_page(browser, report)
+    page.locator('a[href="#usage"]').first.click()
+    page.locator('a[href="#volcano"]').first.click()
+    assert "at=volcano" in page.evaluate("location.hash")
+    page.evaluate("history.back()")
+    wait_until(page, "location.hash.includes('at=usage')")
+    page.evaluate("history.back()")
+    wait_until(page, "!location.hash.includes('at=')")
+    assert page.url.split("#")[0] == report.as_uri()
+    page.close()
 
 
 def test_a_link_that_means_nothing_chooses_nothing(browser: Any, report: Path) -> None:
