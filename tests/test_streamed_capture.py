@@ -60,11 +60,11 @@ def manifest(store: Path) -> dict[str, Any]:
 def both(model: Path, folder: Path, *, dtype: str = "auto", **others: Any) -> tuple[Path, Path]:
     """Stores of the whole model and of the streamed one."""
     whole, streamed = folder / "whole.moe", folder / "streamed.moe"
-    settings = others.get("settings", EVERYTHING)
+    settings, prompts = others.get("settings", EVERYTHING), others.get("prompts", PROMPTS)
     loaded = load_model(model, dtype=dtype, device_map="cpu")
-    capture(loaded, PROMPTS, whole, settings=settings, progress=False)
+    capture(loaded, prompts, whole, settings=settings, progress=False)
     assert capture_streamed(
-        model, PROMPTS, streamed, settings=settings, dtype=dtype, progress=False
+        model, prompts, streamed, settings=settings, dtype=dtype, progress=False
     )
     return whole, streamed
 
@@ -100,7 +100,7 @@ def test_every_family_is_read_as_transformers_reads_it(tmp_path: Path, family: s
     model.save_pretrained(tmp_path / "model")  # type: ignore[operator]
     tokenizer.save_pretrained(tmp_path / "model")
 
-    expect_same(*both(tmp_path / "model", tmp_path, dtype="bfloat16"))
+    expect_same(*both(tmp_path / "model", tmp_path, dtype="bfloat16", prompts=PROMPTS[:3]))
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_a_sharded_mxfp4_checkpoint_is_unpacked(tmp_path: Path) -> None:
     folder = save_published(tmp_path / "gpt-oss-20b")
     settings = CaptureSettings(sites=SITES, batch_tokens=200, logprobs=True)
 
-    whole, streamed = both(folder, tmp_path, settings=settings)
+    whole, streamed = both(folder, tmp_path, settings=settings, prompts=PROMPTS[:3])
 
     expect_same(whole, streamed)
     assert manifest(streamed)["provenance"]["quantization"] == "mxfp4, dequantised on load"
