@@ -332,8 +332,8 @@ def test_every_expert_of_the_paths_is_drawn_in_the_column_of_its_layer(page: Any
 
 def test_back_after_a_link_within_the_page_stays_in_the_report(browser: Any, report: Path) -> None:
     page = opened_page(browser, report)
-    page.locator('a[href="#usage"]').first.click()
-    page.locator('a[href="#volcano"]').first.click()
+    page.locator('#summary a[href="#usage"]').click()
+    page.locator('#summary a[href="#volcano"]').click()
     assert "at=volcano" in page.evaluate("location.hash")
     page.evaluate("history.back()")
     wait_until(page, "location.hash.includes('at=usage')")
